@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// The seam between the operators (chatspace::*, called from TorchScript) and the devices.
+//
+// One Backend a device kind. The CPU backend is linked into the addon; the CUDA backend lives in a
+// shared object of its own that is opened when a CUDA device is asked for and exports
+// `chatspace_cuda_backend`. It links libtorch alone, never the addon, so nothing but this header
+// joins the two.
+//
+// Dtypes. Activations on the CPU are float32 whatever the weights are. On CUDA a normed activation has
+// the dtype of the norm's weight, a linear result has the dtype of its input. The residual stream is
+// float32 on both. Shapes: T = rows of the step (flat tokens of all requests), H = hidden.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+#include "kernels/steer_types.h"
+
+namespace chatspace {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+// Positions a cache block holds. The unit of allocation and of prefix sharing.
+constexpr int64_t kBlockTokens = 32;
+
+// Rotary frequencies shared by the layers that use the same rope.
+struct RopeSpec {
+  std::vector<float> inverse_frequencies;  // [rotary_dim / 2], float32 as the reference computes them
+  float attention_factor = 1.0f;           // multiplies cos and sin (yarn)
+};
+
+// What one layer's attention does; fixed for the life of the model.
+struct AttentionSpec {
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t rotary_dim = 0;   // leading dimensions of a head that rotate; 0 = no rotary embedding
+  bool interleaved = false; // pairs (2i, 2i+1) instead of (i, i + rotary_dim / 2)
+  int64_t rope = -1;        // index into the model's RopeSpecs, -1 = none
+  float scale = 1.0f;       // multiplies q.k
+  float softcap = 0.0f;     // c > 0: scores become c * tanh(score / c)
+  int64_t window = 0;       // w > 0: position p sees p - w + 1 .. p
+};
+
+// One layer's attention over one step.
+struct AttentionCall {
+  const AttentionSpec* spec;
+  // [T, (heads + 2 * kv_heads) * head_dim]: q, k, v of each row side by side, before norm and rotary.
+  at::Tensor qkv;
+  OptionalTensor q_norm;  // [head_dim]: RMS norm of each head of q before the rotary embedding
+  OptionalTensor k_norm;  // [head_dim]
+  double norm_eps = 1e-6;
+  at::Tensor cos;  // [T, rotary_dim / 2] float32 (undefined when rope < 0)
+  at::Tensor sin;
+  at::Tensor positions;     // [T] int32, position of the row in its sequence
+  at::Tensor row_sequence;  // [T] int32, index of the row's sequence among this step's sequences
+  at::Tensor block_tables;  // [sequences, max_blocks] int32, cache block of positions 32b .. 32b + 31
+  // Rows of one sequence are adjacent and in order of position.
+  at::Tensor keys;    // [blocks, kv_heads, head_dim, kBlockTokens], the model's dtype
+  at::Tensor values;  // [blocks, kv_heads, kBlockTokens, head_dim]
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const char* name() const = 0;  // "cpu", "cuda"
+
+  // tokens [T] int64, weight [vocab, H] -> [T, H] float32.
+  virtual at::Tensor embed(const at::Tensor& tokens, const at::Tensor& weight) = 0;
+  // residual' = delta + residual (float32); normed = residual' / rms(residual') * weight.
+  virtual std::tuple<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& delta, const at::Tensor& residual,
+                                                          const at::Tensor& weight, double eps) = 0;
+  virtual at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) = 0;
+  virtual std::tuple<at::Tensor, at::Tensor> add_layer_norm(const at::Tensor& delta, const at::Tensor& residual,
+                                                            const at::Tensor& weight, const OptionalTensor& bias,
+                                                            double eps) = 0;
+  // x [T, K], weight [N, K] (float32, bfloat16, float16) -> [T, N].
+  virtual at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& bias) = 0;
+  // Three projections of the same input, results side by side: [T, Nq + Nk + Nv].
+  virtual at::Tensor linear3(const at::Tensor& x, const at::Tensor& wq, const at::Tensor& wk, const at::Tensor& wv,
+                             const OptionalTensor& bq, const OptionalTensor& bk, const OptionalTensor& bv) = 0;
+  // down(act(gate(x)) * up(x)). act: "silu", "gelu_tanh", "gelu", "relu".
+  virtual at::Tensor gated_mlp(const at::Tensor& x, const at::Tensor& gate, const at::Tensor& up,
+                               const at::Tensor& down, const OptionalTensor& gate_bias,
+                               const OptionalTensor& up_bias, const OptionalTensor& down_bias,
+                               std::string_view act) = 0;
+  // down(act(up(x))).
+  virtual at::Tensor mlp(const at::Tensor& x, const at::Tensor& up, const OptionalTensor& up_bias,
+                         const at::Tensor& down, const OptionalTensor& down_bias, std::string_view act) = 0;
+  // Writes the step's keys and values into the cache, then attends -> [T, heads * head_dim].
+  virtual at::Tensor attention(const AttentionCall& call) = 0;
+
+  // Steers h = delta + residual (residual may be undefined: h = delta) in float32 and writes the new
+  // delta' = h' - residual (or h') in place. When delta is of half precision and residual is float32
+  // the change goes to the residual instead, so that nothing is rounded away. Rows with neither
+  // operations nor captures are not touched. Tables are host memory; a device backend uploads them.
+  virtual void steer(const SteerCall& call, at::Tensor& delta, at::Tensor& residual) = 0;
+};
+
+// CPU: always there. CUDA: nullptr until the shared object is open.
+Backend& cpu_backend();
+Backend* cuda_backend();
+void set_cuda_backend(Backend* backend);
+// The backend of a tensor's device; throws when there is none.
+Backend& backend_of(const at::Tensor& tensor);
+
+}  // namespace chatspace

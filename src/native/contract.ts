@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+// The whole boundary between TypeScript and the addon. `npm run check:contract` compares it with what
+// the addon exports. Everything that crosses is a typed array or a fully defaulted plain object:
+// TypeScript has checked it, C++ re-checks only what could corrupt memory.
+
+/** Dtype of weights and KV cache. Activations, residual stream and steering are float32 on the CPU. */
+export type NativeDtype = "float32" | "bfloat16" | "float16";
+
+export interface NativeLoadOptions {
+  /** Path of a TorchScript archive (our own or a stranger's). */
+  path: string;
+  /** "cpu" or "cuda:N". */
+  device: string;
+  /** "auto" keeps what the archive holds (quantised source weights become float32). */
+  dtype: NativeDtype | "auto";
+  /** Threads of the model's pool, 1 or more. */
+  threads: number;
+  /** Module path of the numbered layer list in a stranger's archive; null = the longest one. */
+  layersPath: string | null;
+  /** Most tokens of one step (prefill chunk + decodes). */
+  tokenBudget: number;
+  /** Most requests that run at once. */
+  maxBatch: number;
+  /** Bytes of KV cache that may be taken; 0 = a quarter of the memory that is free at load. */
+  cacheBytes: number;
+}
+
+/** What `load` found. JSON-safe. */
+export interface NativeModelInfo {
+  kind: "own" | "foreign";
+  /** chatspace.json of our own archives, "" for a stranger's. */
+  metadata: string;
+  layers: number;
+  hiddenSize: number;
+  vocabSize: number;
+  /** Positions the model can hold; 0 = not known (a stranger's). */
+  contextLength: number;
+  device: string;
+  dtype: NativeDtype;
+  threads: number;
+  /** How a layer returns its state; found in the metadata or by a probe, never guessed. */
+  layerOutput: "delta-residual" | "hidden";
+  /** Module path of the layer list, for example "layers" or "model.layers". */
+  layersPath: string;
+  /** Canonical names of the sites that can be steered and captured, with width. */
+  sites: { name: string; path: string; width: number }[];
+  /** false: the prefix is recomputed at each token (a stranger's archive without a past). */
+  cached: boolean;
+  weightBytes: number;
+  /** sha256 of the archive's weight records (hex). */
+  weightHash: string;
+}
+
+export type NativeOpKind = "add" | "cap" | "ablate" | "replace";
+
+/** One operation of a program, defaults filled in, vectors of the right width. */
+export interface NativeOperation {
+  /** Canonical site name: "layers.16", "layers.16.attn", "embed", "final", or a submodule path. */
+  site: string;
+  op: NativeOpKind;
+  /** [width of the site], as given by the caller; C++ normalises directions. */
+  vector: Float32Array;
+  scale: number;
+  /** -Infinity = no bound. */
+  min: number;
+  /** +Infinity = no bound. */
+  max: number;
+  mean: number;
+  /** replace: 0 keeps h, 1 takes the vector. */
+  amount: number;
+  keepNorm: boolean;
+  phase: "all" | "prompt" | "generation";
+  /** Pairs [start, end) of absolute positions, or null for all. */
+  positions: Int32Array | null;
+  /** Acts on generated rows g (0 = first generated token fed back) with after <= g < first. */
+  afterGenerated: number;
+  firstGenerated: number;
+  /** Acts only where the row's input token is one of these; null = any. */
+  tokenIds: Int32Array | null;
+}
+
+export interface NativeCapture {
+  site: string;
+  phase: "all" | "prompt" | "generation";
+  positions: Int32Array | null;
+  /** "none": every row. "mean" / "last" / "first": one row over the selected rows. */
+  pool: "none" | "mean" | "last" | "first";
+}
+
+export interface NativeSampling {
+  /** 0 = greedy. */
+  temperature: number;
+  /** 0 = off. */
+  topK: number;
+  /** 1 = off. */
+  topP: number;
+  /** 0 = off. */
+  minP: number;
+  /** 1 = off. */
+  repetitionPenalty: number;
+  presencePenalty: number;
+  frequencyPenalty: number;
+  /** Integer, 0 <= seed < 2^53. */
+  seed: number;
+  biasIds: Int32Array;
+  biasValues: Float32Array;
+}
+
+export interface NativeRequest {
+  /** Prompt token ids, at least one. */
+  tokens: Int32Array;
+  /** Rows of the prompt whose embedding is given instead of looked up, ascending; null = none. */
+  embeddingRows: Int32Array | null;
+  /** [embeddingRows.length, hidden] row-major. */
+  embeddings: Float32Array | null;
+  /** 0 = run the prompt only. */
+  maxTokens: number;
+  /** Stop ids are held back until this many tokens are out. */
+  minTokens: number;
+  stopIds: Int32Array;
+  /** Stop strings as UTF-8; matched on the bytes of the generated tokens (needs setTokenBytes). */
+  stopBytes: Uint8Array[];
+  sampling: NativeSampling;
+  /** -1 = none, 0 = of the chosen token, k = and the k best. Of the distribution before temperature. */
+  logprobs: number;
+  promptLogprobs: boolean;
+  /** Raw logits of prompt rows: [1, vocab] for "last", [tokens, vocab] for "all". */
+  logits: "none" | "last" | "all";
+  program: NativeOperation[];
+  captures: NativeCapture[];
+}
+
+export interface NativeTokensEvent {
+  type: "tokens";
+  tokens: Int32Array;
+  /** Empty when not asked for. */
+  logprobs: Float32Array;
+  /** [tokens, k] row-major; empty when k = 0. */
+  topIds: Int32Array;
+  topLogprobs: Float32Array;
+}
+
+export interface NativeCaptureResult {
+  site: string;
+  /** Positions of the rows in the sequence; of a pooled row, the last one pooled. */
+  positions: Int32Array;
+  /** [positions.length, width] row-major float32. */
+  data: Float32Array;
+  width: number;
+}
+
+export type NativeFinish = "length" | "stop-id" | "stop-text" | "context" | "aborted" | "prompt";
+
+export interface NativeDoneEvent {
+  type: "done";
+  finish: NativeFinish;
+  /** Index into stopBytes that matched, else -1. */
+  stopIndex: number;
+  /** All generated ids, the stop id included. */
+  tokens: Int32Array;
+  /** [prompt tokens]; entry 0 is NaN. Empty when not asked for. */
+  promptLogprobs: Float32Array;
+  logits: Float32Array;
+  captures: NativeCaptureResult[];
+  /** Per operation of the program, in its order: rows touched and sum over rows of |h' - h|. */
+  touched: Float64Array;
+  changeNorms: Float64Array;
+  promptTokens: number;
+  /** Prompt tokens taken from the prefix cache. */
+  cachedTokens: number;
+  queuedMs: number;
+  promptMs: number;
+  generateMs: number;
+}
+
+export interface NativeErrorEvent {
+  type: "error";
+  code: string;
+  message: string;
+  /** JSON object. */
+  details: string;
+}
+
+export type NativeEvent = NativeTokensEvent | NativeDoneEvent | NativeErrorEvent;
+
+export interface NativeStats {
+  running: number;
+  waiting: number;
+  requests: number;
+  steps: number;
+  promptTokens: number;
+  generatedTokens: number;
+  cacheBlocks: number;
+  cacheBlocksUsed: number;
+  weightBytes: number;
+  cacheBytes: number;
+}
+
+/** A loaded model: one executor thread, which alone touches the device. Freed by dispose(). */
+export interface NativeModel {
+  readonly info: NativeModelInfo;
+  /** Extra file of the archive ("tokenizer.json", ...), or null. */
+  extraFile(name: string): Uint8Array | null;
+  /** Bytes of each token, for stop strings: offsets [vocab + 1] into bytes. */
+  setTokenBytes(bytes: Uint8Array, offsets: Int32Array): void;
+  /** Queues a request; events arrive on this thread, the last one is "done" or "error". Returns its id. */
+  submit(request: NativeRequest, onEvent: (event: NativeEvent) => void): number;
+  /** Ends a request at the next step boundary with finish "aborted". Unknown ids are ignored. */
+  abort(id: number): void;
+  /** Every submodule path with its class name. */
+  moduleTree(): { path: string; type: string }[];
+  stats(): NativeStats;
+  /** Aborts what runs, joins the thread, frees the memory. Idempotent. */
+  dispose(): Promise<void>;
+}
+
+/** Where a weight's bytes lie. `type` is a safetensors dtype (F32, F16, BF16) or a GGUF type (Q4_1, ...). */
+export interface NativeWeightSource {
+  file: string;
+  offset: number;
+  bytes: number;
+  type: string;
+  /** Row-major, outermost first, in elements. */
+  shape: number[];
+  /** Store the transpose (GPT-2's Conv1D). Only for F32, F16, BF16. */
+  transpose: boolean;
+  /** > 0: rows are in llama.cpp's interleaved rope order for this many heads; store them in half order. */
+  ropeHeads: number;
+  /** First row and number of rows to take (fused source matrices); rows -1 = all. */
+  rowStart: number;
+  rows: number;
+  /** Added to every element at load (Gemma's 1 + w norms); 1-D weights only. */
+  addend: number;
+}
+
+/** One module instance of an archive to be written. */
+export interface NativeModulePlan {
+  /** "" for the root, "layers.0", "layers.0.attn", ... Parents come after their children. */
+  path: string;
+  /** Name of a module section of the family's TorchScript source. */
+  kind: string;
+  /** Scalars the source reads as self.NAME. */
+  attributes: { name: string; type: "int" | "float" | "bool" | "str"; value: number | boolean | string }[];
+  /** Tensors; source null = an absent optional (None). */
+  weights: { name: string; optional: boolean; source: NativeWeightSource | null }[];
+}
+
+export interface NativeConvertPlan {
+  /** Written atomically: temporary name, fsync, rename. */
+  output: string;
+  /** TorchScript source by module kind. */
+  sources: { kind: string; text: string }[];
+  modules: NativeModulePlan[];
+  /**
+   * Attention and rotary specs of the KV cache, one object shared by every module whose source reads
+   * `self.kv`. Text, numbers as %.9g:
+   *   chatspace-cache 1
+   *   rope ATTENTION_FACTOR COUNT INVERSE_FREQUENCY...
+   *   layer HEADS KV_HEADS HEAD_DIM ROTARY_DIM INTERLEAVED(0|1) ROPE(-1 = none) SCALE SOFTCAP WINDOW
+   */
+  cache: string;
+  /** Extra files of the archive: chatspace.json, tokenizer.json, ... */
+  extraFiles: { name: string; bytes: Uint8Array }[];
+}
+
+export interface NativeAddon {
+  readonly versions: { addon: string; torch: string; napi: number; contract: number };
+  /** Instruction sets found and used, cores this process may use, CUDA devices (empty without CUDA). */
+  machine(): { isa: string; cores: number; cuda: { index: number; name: string; bytes: number }[] };
+  load(options: NativeLoadOptions): Promise<NativeModel>;
+  convert(
+    plan: NativeConvertPlan,
+    onProgress: (bytesDone: number, bytesTotal: number) => void,
+  ): Promise<void>;
+  /** GGUF or safetensors elements as float32 (for vectors, checks and tests). */
+  dequantize(type: string, bytes: Uint8Array, elements: number): Float32Array;
+  /** GB/s of a plain threaded read loop over `bytes` of memory, best of `runs`. */
+  readBandwidth(bytes: number, threads: number, runs: number): number;
+}
+
+/** Raised when contract.ts and the addon differ. */
+export const CONTRACT_VERSION = 1;
