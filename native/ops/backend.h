@@ -24,6 +24,10 @@
 
 namespace chatspace {
 
+// Raised with every change of this header or of kernels/steer_types.h. The addon refuses a device
+// library whose `chatspace_cuda_abi()` differs: the two are opened together but built apart.
+constexpr int kBackendAbi = 1;
+
 using OptionalTensor = std::optional<at::Tensor>;
 
 // Positions a cache block holds. The unit of allocation and of prefix sharing.
@@ -61,7 +65,7 @@ struct AttentionCall {
   at::Tensor positions;     // [T] int32, position of the row in its sequence
   at::Tensor row_sequence;  // [T] int32, index of the row's sequence among this step's sequences
   at::Tensor block_tables;  // [sequences, max_blocks] int32, cache block of positions 32b .. 32b + 31
-  // Rows of one sequence are adjacent and in order of position.
+  // Rows of one sequence are adjacent and in order of position; every sequence has at least one row.
   at::Tensor keys;    // [blocks, kv_heads, head_dim, kBlockTokens], the model's dtype
   at::Tensor values;  // [blocks, kv_heads, kBlockTokens, head_dim]
 };
@@ -101,6 +105,11 @@ class Backend {
   // the change goes to the residual instead, so that nothing is rounded away. Rows with neither
   // operations nor captures are not touched. Tables are host memory; a device backend uploads them.
   virtual void steer(const SteerCall& call, at::Tensor& delta, at::Tensor& residual) = 0;
+  // Brings SteerCall::counters up to date. A device counts where it computes: what the steer() calls of
+  // this thread counted since the last read_counters() of this thread is added to their host counters
+  // here, which must live until then. Waits for the device once, so call it once a step, beside the
+  // read of the logits. The CPU counts in place and has nothing to do.
+  virtual void read_counters() {}
 };
 
 // CPU: always there. CUDA: nullptr until the shared object is open.
