@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "archive/weights.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <map>
+#include <sstream>
+#include <utility>
+#include <vector>
+
+#include "archive/mapped_weights.h"
+#include "errors.h"
+#include "kernels/dequant.h"
+
+namespace chatspace {
+namespace {
+
+struct Entry {
+  std::string path;  // "layers.0.attn.q"
+  std::string type;
+  double addend = 0.0;
+  std::vector<int64_t> shape;
+
+  int64_t elements() const {
+    int64_t count = 1;
+    for (int64_t size : shape) count *= size;
+    return count;
+  }
+};
+
+[[noreturn]] void mismatch(const std::string& path, const std::string& message) {
+  throw Error("ERR_ARCHIVE_WEIGHTS", text("weight ", path, " of the archive: ", message), {{"weight", path}});
+}
+
+std::vector<Entry> parse(const std::string& table) {
+  std::istringstream lines(table);
+  std::string line;
+  if (!std::getline(lines, line) || line != "chatspace-weights 1")
+    throw Error("ERR_ARCHIVE_WEIGHTS", text("the archive's ", kWeightsTable, " is not of version 1"));
+  std::vector<Entry> entries;
+  while (std::getline(lines, line)) {
+    std::istringstream fields(line);
+    Entry entry;
+    if (!(fields >> entry.path >> entry.type >> entry.addend)) mismatch(line, "unreadable line");
+    int64_t elements = 1;
+    for (int64_t size = 0; fields >> size;) {
+      if (size <= 0 || elements > (int64_t{1} << 46) / size) mismatch(entry.path, "impossible shape");
+      elements *= size;
+      entry.shape.push_back(size);
+    }
+    if (entry.shape.empty() || !fields.eof()) mismatch(entry.path, "unreadable shape");
+    entries.push_back(std::move(entry));
+  }
+  return entries;
+}
+
+// Block type -> dtype, on all threads of the pool. Half precision goes through a small buffer, so that
+// the float32 values of the whole tensor never exist.
+at::Tensor dequantized(const Entry& entry, const at::Tensor& stored, at::ScalarType dtype) {
+  const int64_t elements = entry.elements();
+  if (stored.scalar_type() != at::kByte || stored.dim() != 1 ||
+      static_cast<size_t>(stored.numel()) != type_bytes(entry.type, elements))
+    mismatch(entry.path, text("expected the bytes of ", elements, " elements of ", entry.type));
+  at::Tensor out = at::empty(entry.shape, at::TensorOptions().dtype(dtype));
+  const auto* bytes = stored.const_data_ptr<uint8_t>();
+  // All block types have 32 or 256 elements a block.
+  constexpr int64_t kPart = 8192;
+  at::parallel_for(0, (elements + kPart - 1) / kPart, 8, [&](int64_t begin, int64_t end) {
+    std::vector<float> buffer(dtype == at::kFloat ? 0 : kPart);
+    for (int64_t part = begin; part < end; ++part) {
+      const int64_t first = part * kPart;
+      const int64_t count = std::min(kPart, elements - first);
+      const uint8_t* in = bytes + type_bytes(entry.type, first);
+      if (dtype == at::kFloat) {
+        dequantize(entry.type, in, count, out.mutable_data_ptr<float>() + first);
+        continue;
+      }
+      dequantize(entry.type, in, count, buffer.data());
+      if (dtype == at::kHalf)
+        std::copy_n(buffer.data(), count, out.mutable_data_ptr<at::Half>() + first);
+      else
+        std::copy_n(buffer.data(), count, out.mutable_data_ptr<at::BFloat16>() + first);
+    }
+  });
+  return out;
+}
+
+at::Tensor values(const Entry& entry, const at::Tensor& stored, at::ScalarType dtype, at::Device device) {
+  const bool vector = entry.shape.size() == 1;
+  const at::ScalarType wanted = vector && device.is_cpu() ? at::kFloat : dtype;
+  at::Tensor result;
+  if (is_float_type(entry.type)) {
+    if (stored.scalar_type() != float_type(entry.type) || stored.sizes() != at::IntArrayRef(entry.shape))
+      mismatch(entry.path, text("the tensor is ", stored.scalar_type(), " ", stored.sizes(), ", the table says ",
+                                entry.type, " ", at::IntArrayRef(entry.shape)));
+    result = stored;
+  } else {
+    result = dequantized(entry, stored, entry.addend == 0.0 ? wanted : at::kFloat);
+  }
+  if (entry.addend != 0.0) result = result.to(at::kFloat) + static_cast<float>(entry.addend);
+  return result.to(device, wanted).contiguous();
+}
+
+}  // namespace
+
+at::ScalarType stored_dtype(const std::string& table) {
+  std::map<at::ScalarType, int64_t> elements;
+  for (const Entry& entry : parse(table))
+    if (entry.shape.size() > 1)
+      elements[is_float_type(entry.type) ? float_type(entry.type) : at::kFloat] += entry.elements();
+  at::ScalarType most = at::kFloat;
+  for (const auto& [dtype, count] : elements)
+    if (count > elements[most]) most = dtype;
+  return most;
+}
+
+void materialize_weights(torch::jit::Module& root, const std::string& table, at::ScalarType dtype, at::Device device) {
+  const at::NoGradGuard no_grad;
+  const std::vector<Entry> entries = parse(table);
+
+  // Weights over the same bytes are one weight: where the first one went. Counted first, so that the
+  // bytes can go as soon as nobody needs them.
+  struct Shared {
+    int64_t uses = 0;
+    at::Tensor result;
+  };
+  using Key = std::pair<const void*, bool>;
+  std::map<Key, Shared> shared;
+  const auto locate = [&](const Entry& entry) {
+    torch::jit::Module module = root;
+    size_t begin = 0;
+    for (size_t dot = entry.path.find('.'); dot != std::string::npos; dot = entry.path.find('.', begin)) {
+      const std::string name = entry.path.substr(begin, dot - begin);
+      if (!module.hasattr(name) || !module.attr(name).isModule()) mismatch(entry.path, text("no module ", name));
+      module = module.attr(name).toModule();
+      begin = dot + 1;
+    }
+    const std::string name = entry.path.substr(begin);
+    if (!module.hasattr(name) || !module.attr(name).isTensor()) mismatch(entry.path, "no such tensor");
+    return std::pair{module, name};
+  };
+  const auto key_of = [](const Entry& entry, const at::Tensor& tensor) {
+    return Key{tensor.const_data_ptr(), entry.shape.size() == 1};
+  };
+  for (const Entry& entry : entries) {
+    const auto [module, name] = locate(entry);
+    ++shared[key_of(entry, module.attr(name).toTensor())].uses;
+  }
+  for (const Entry& entry : entries) {
+    auto [module, name] = locate(entry);
+    at::Tensor stored = module.attr(name).toTensor();
+    Shared& slot = shared[key_of(entry, stored)];
+    if (!slot.result.defined()) slot.result = values(entry, stored, dtype, device);
+    module.setattr(name, slot.result);
+    if (--slot.uses == 0) slot.result.reset();
+  }
+}
+
+}  // namespace chatspace
