@@ -11,6 +11,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { ensureLibtorch } from "./lib/libtorch-get.mjs";
+import { withLock } from "./lib/lock.mjs";
 import { run, say } from "./lib/run.mjs";
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..");
@@ -67,6 +68,13 @@ async function main() {
     return;
   }
   const buildDir = path.join(root, "build", option.debug ? "cmake-debug" : "cmake");
+  // Two builds in one folder would overwrite each other's objects.
+  await withLock(`${buildDir}.lock`, "native build", () => build(option, buildDir));
+  if (option["run-tests"])
+    await run(path.join(buildDir, "chatspace_tests"), option.rest, { stdio: "inherit" });
+}
+
+async function build(option, buildDir) {
   const libtorch = await ensureLibtorch({ root, libtorch: option.libtorch });
 
   const tests = option.tests || option["run-tests"];
@@ -104,9 +112,9 @@ async function main() {
   const addon = path.join(made, "chatspace_steer.node");
   if (!fs.existsSync(addon)) throw new Error(`the build made no ${addon}`);
   install(addon, path.join(out, "chatspace_steer.node"));
-  say(`built ${path.relative(root, path.join(out, "chatspace_steer.node"))} with libtorch ${libtorch.version}`);
-
-  if (option["run-tests"]) await run(path.join(buildDir, "chatspace_tests"), option.rest, { stdio: "inherit" });
+  say(
+    `built ${path.relative(root, path.join(out, "chatspace_steer.node"))} with libtorch ${libtorch.version}`,
+  );
 }
 
 function readText(file) {
