@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// Options of SteerModel.load: checks and defaults.
+
+import { misuse } from "../errors.ts";
+import type { NativeAddon, NativeDtype, NativeLoadOptions } from "../native/contract.ts";
+import {
+  checkBoolean,
+  checkKeys,
+  checkNumber,
+  checkObject,
+  checkOneOf,
+  checkString,
+} from "../steering/check.ts";
+import type { ProgressEvent } from "./progress.ts";
+import { usableCores } from "./threads.ts";
+
+export interface LoadOptions {
+  /** "cpu" or "cuda:N". Default: the first CUDA device if there is one, else "cpu". */
+  device?: string;
+  /** Dtype of weights and KV cache; "auto" (default) keeps what the archive holds. */
+  dtype?: NativeDtype | "auto";
+  /** Threads of this model's pool. Default: the cores this process may use. */
+  threads?: number;
+  /** Module path of the numbered layer list of a stranger's archive. Default: the longest one. */
+  layers?: string;
+  /** Folder with tokenizer.json, or that file; default: the files inside the archive. */
+  tokenizer?: string;
+  /** Bytes of KV cache that may be taken; 0 (default) = a quarter of the free memory. */
+  cacheBytes?: number;
+  /** Most tokens of one engine step. Default 512. */
+  tokenBudget?: number;
+  /** Most requests that run at once; more wait. Default 64. */
+  maxBatch?: number;
+  /** A vector made from other weights is an error (ERR_VECTOR_MODEL) instead of a warning. */
+  strictVectors?: boolean;
+  /** Ends a download or a load; its reason is what is thrown. */
+  signal?: AbortSignal;
+  /** Told how a download or conversion goes. */
+  onProgress?: (event: ProgressEvent) => void;
+}
+
+export interface CompiledLoad {
+  native: Omit<NativeLoadOptions, "path" | "device"> & { device: string | undefined };
+  tokenizer: string | undefined;
+  strictVectors: boolean;
+  signal: AbortSignal | undefined;
+  onProgress: ((event: ProgressEvent) => void) | undefined;
+}
+
+const KEYS = [
+  "device",
+  "dtype",
+  "threads",
+  "layers",
+  "tokenizer",
+  "cacheBytes",
+  "tokenBudget",
+  "maxBatch",
+  "strictVectors",
+  "signal",
+  "onProgress",
+] as const;
+
+const DTYPES = ["auto", "float32", "bfloat16", "float16"] as const;
+
+/** @throws TypeError / RangeError naming the option; signal.reason when it has fired. */
+export function compileLoad(given: unknown): CompiledLoad {
+  const options = checkObject("SteerModel.load", given) as LoadOptions;
+  const { signal, onProgress } = options;
+  if (signal !== undefined && !(signal instanceof AbortSignal))
+    throw misuse(TypeError, "ERR_ARGUMENT_TYPE", "signal", "an AbortSignal", signal);
+  signal?.throwIfAborted();
+  checkKeys("SteerModel.load", options, KEYS);
+  if (onProgress !== undefined && typeof onProgress !== "function")
+    throw misuse(TypeError, "ERR_ARGUMENT_TYPE", "onProgress", "a function", onProgress);
+  const integer = (
+    key: "threads" | "cacheBytes" | "tokenBudget" | "maxBatch",
+    otherwise: number,
+    min: number,
+    max: number,
+  ) => (options[key] === undefined ? otherwise : checkNumber(key, options[key], { integer: true, min, max }));
+  return {
+    native: {
+      device: options.device === undefined ? undefined : checkDevice(options.device),
+      dtype: options.dtype === undefined ? "auto" : checkOneOf("dtype", options.dtype, DTYPES),
+      threads: integer("threads", usableCores(), 1, 1024),
+      layersPath: options.layers === undefined ? null : checkString("layers", options.layers),
+      cacheBytes: integer("cacheBytes", 0, 0, Number.MAX_SAFE_INTEGER),
+      tokenBudget: integer("tokenBudget", 512, 1, 1 << 20),
+      maxBatch: integer("maxBatch", 64, 1, 1 << 16),
+    },
+    tokenizer: options.tokenizer === undefined ? undefined : checkString("tokenizer", options.tokenizer),
+    strictVectors:
+      options.strictVectors === undefined ? false : checkBoolean("strictVectors", options.strictVectors),
+    signal,
+    onProgress,
+  };
+}
+
+/** The first CUDA device if the addon sees one, else the CPU. */
+export function defaultDevice(addon: NativeAddon): string {
+  const first = addon.machine().cuda[0];
+  return first === undefined ? "cpu" : `cuda:${first.index}`;
+}
+
+function checkDevice(value: unknown): string {
+  if (typeof value === "string" && /^(cpu|cuda(:\d+)?)$/.test(value))
+    return value === "cuda" ? "cuda:0" : value;
+  throw misuse(TypeError, "ERR_ARGUMENT_TYPE", "device", '"cpu" or "cuda:N"', value);
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a loaded model is, in one plain object: what the addon found, and what the archive says of itself.
+
+import type { NativeModelInfo } from "../native/contract.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+export interface ModelInfo extends Omit<NativeModelInfo, "metadata" | "sites"> {
+  /** Name the model goes by: of the archive's metadata, else of the file. */
+  name: string;
+  /** "llama", "qwen2", ...; "" for a stranger's archive. */
+  family: string;
+  /** chatspace.json of our own archives, parsed; {} for a stranger's. */
+  metadata: Readonly<Record<string, unknown>>;
+  /** Path of the archive. */
+  path: string;
+  /** Token ids that end an answer. */
+  eosIds: readonly number[];
+}
+
+export function modelInfo(
+  native: NativeModelInfo,
+  path: string,
+  eosIds: readonly number[],
+): Readonly<ModelInfo> {
+  const { metadata: text, sites: _sites, ...found } = native;
+  const metadata = parseRecord(text);
+  return Object.freeze({
+    ...found,
+    name: stringOf(metadata.name) ?? fileStem(path),
+    family: stringOf(metadata.family) ?? "",
+    metadata,
+    path,
+    eosIds,
+  });
+}
+
+/** Ends of a turn in the usual chat formats; they end an answer when the template writes them. */
+const TURN_ENDS = ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|endofturn|>"];
+
+/**
+ * Token ids that end an answer: of the archive's metadata, of generation_config.json, the tokenizer's
+ * end-of-sequence token, and the end of a turn in its chat template.
+ */
+export function endOfSequenceIds(
+  metadataText: string,
+  generationConfig: Uint8Array | null,
+  tokenizer: Tokenizer | undefined,
+  vocabSize: number,
+): number[] {
+  const ids = new Set<number>();
+  const config = generationConfig === null ? {} : parseRecord(new TextDecoder().decode(generationConfig));
+  const metadata = parseRecord(metadataText);
+  for (const value of [metadata.eosTokenIds, metadata.eosTokenId, metadata.eos_token_id, config.eos_token_id])
+    for (const id of Array.isArray(value) ? value : [value]) if (typeof id === "number") ids.add(id);
+  if (tokenizer) {
+    const template = tokenizer.chatTemplate ?? "";
+    const tokens = [tokenizer.eosToken, ...TURN_ENDS.filter((token) => template.includes(token))];
+    for (const token of tokens) {
+      const id = token === undefined ? undefined : tokenizer.idOf(token);
+      if (id !== undefined) ids.add(id);
+    }
+  }
+  return [...ids].filter((id) => Number.isInteger(id) && id >= 0 && id < vocabSize).sort((a, b) => a - b);
+}
+
+function parseRecord(text: string): Record<string, unknown> {
+  if (text === "") return {};
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : {};
+  } catch {
+    return {};
+  }
+}
+
+function stringOf(value: unknown): string | undefined {
+  return typeof value === "string" && value !== "" ? value : undefined;
+}
+
+function fileStem(path: string): string {
+  const base = path.split(/[\\/]/).at(-1) ?? path;
+  return base.replace(/\.(pt|pth|ts|torchscript)$/i, "");
+}

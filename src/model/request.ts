@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// From checked options to one request of the engine. Everything that can be wrong with a call is found
+// here, before the engine hears of it.
+
+import { misuse } from "../errors.ts";
+import type { NativeRequest } from "../native/contract.ts";
+import { checkBoolean, checkKeys, checkObject } from "../steering/check.ts";
+import { type CompiledProgram, compileProgram, type SteeringProgram } from "../steering/program.ts";
+import type { SiteTable } from "../steering/sites.ts";
+import { type CaptureOptions, compileCaptures } from "./capture-options.ts";
+import { type EncodedPrompt, encodePrompt, type PromptModel } from "./prompt.ts";
+import {
+  type CompiledSampling,
+  compileSampling,
+  promptOnlySampling,
+  SAMPLING_KEYS,
+  type SamplingOptions,
+} from "./sampling.ts";
+
+/** Options every way of running the model takes. */
+export interface RunOptions {
+  /** What to change on the way; plain data, acts on this request alone. */
+  steering?: SteeringProgram;
+  /** Ends the request at the next step; its reason is what is thrown. */
+  signal?: AbortSignal;
+  /** Add the beginning-of-sequence token to texts. Default true; false for conversations. */
+  addSpecialTokens?: boolean;
+}
+
+export interface GenerateOptions extends SamplingOptions, RunOptions {
+  /** What to read on the way. */
+  capture?: CaptureOptions;
+}
+
+export interface ForwardOptions extends RunOptions {
+  capture?: CaptureOptions;
+  /** Rows of logits that come back: of the last token (default), of all, or none. */
+  logits?: "all" | "last" | "none";
+}
+
+export type ScoreOptions = RunOptions;
+
+/** What a request is compiled against: the loaded model, as data. */
+export interface RequestModel extends PromptModel, SiteTable {
+  name: string;
+  weightHash: string;
+  strictVectors: boolean;
+  eosIds: readonly number[];
+}
+
+export interface CompiledRequest {
+  native: NativeRequest;
+  program: CompiledProgram;
+  prompt: EncodedPrompt;
+  /** Stop strings of a generation, for cutting the text. */
+  stop: string[];
+  signal: AbortSignal | undefined;
+}
+
+const RUN_KEYS = ["steering", "signal", "addSpecialTokens"] as const;
+export const GENERATE_KEYS = [...SAMPLING_KEYS, ...RUN_KEYS, "capture"] as const;
+export const FORWARD_KEYS = [...RUN_KEYS, "capture", "logits"] as const;
+export const SCORE_KEYS = RUN_KEYS;
+
+/** Checks the shape of options and, before anything else, whether the signal has fired already. */
+export function openOptions<T extends RunOptions>(
+  where: string,
+  given: unknown,
+  keys: readonly string[],
+): Partial<T> {
+  const options = checkObject(where, given) as Partial<T>;
+  const signal: unknown = options.signal;
+  if (signal !== undefined && !(signal instanceof AbortSignal))
+    throw misuse(TypeError, "ERR_ARGUMENT_TYPE", `${where}.signal`, "an AbortSignal", signal);
+  signal?.throwIfAborted();
+  checkKeys(where, options, keys);
+  if (options.addSpecialTokens !== undefined)
+    checkBoolean(`${where}.addSpecialTokens`, options.addSpecialTokens);
+  return options;
+}
+
+export function compileGenerate(
+  model: RequestModel,
+  prompt: unknown,
+  options: GenerateOptions,
+): CompiledRequest {
+  const sampling = compileSampling(options, model);
+  const request = compile(model, prompt, options, sampling);
+  if (sampling.stop.length > 0 && !model.tokenizer)
+    throw misuse(TypeError, "ERR_TOKENIZER_MISSING", "stop", "a model with a tokenizer", "none");
+  return request;
+}
+
+export function compilePass(
+  model: RequestModel,
+  prompt: unknown,
+  options: ForwardOptions,
+  want: { logits: "all" | "last" | "none"; promptLogprobs: boolean },
+): CompiledRequest {
+  const request = compile(model, prompt, options, undefined);
+  request.native.logits = want.logits;
+  request.native.promptLogprobs = want.promptLogprobs;
+  return request;
+}
+
+function compile(
+  model: RequestModel,
+  given: unknown,
+  options: RunOptions & { capture?: CaptureOptions },
+  sampling: CompiledSampling | undefined,
+): CompiledRequest {
+  const prompt = encodePrompt(given, model, options);
+  const promptLength = prompt.tokens.length;
+  const program = compileProgram(options.steering, {
+    ...model,
+    modelName: model.name,
+    promptLength,
+  });
+  const encoder = new TextEncoder();
+  return {
+    program,
+    prompt,
+    stop: sampling?.stop ?? [],
+    signal: options.signal,
+    native: {
+      ...prompt,
+      maxTokens: sampling?.maxTokens ?? 0,
+      minTokens: sampling?.minTokens ?? 0,
+      stopIds: sampling?.stopIds ?? new Int32Array(0),
+      stopBytes: (sampling?.stop ?? []).map((text) => encoder.encode(text)),
+      sampling: sampling?.sampling ?? promptOnlySampling(),
+      logprobs: sampling?.logprobs ?? -1,
+      promptLogprobs: false,
+      logits: "none",
+      program: program.operations,
+      captures: compileCaptures(options.capture, model, promptLength),
+    },
+  };
+}

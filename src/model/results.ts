@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// What comes back from a model: the shapes of every answer, and their assembly from the addon's events.
+
+import type { NativeCaptureResult, NativeDoneEvent, NativeOperation } from "../native/contract.ts";
+import type { CompiledProgram } from "../steering/program.ts";
+
+/** What one operation of the program did, counted where the arithmetic happens. */
+export interface AppliedOperation {
+  /** Index of the operation in the program given. */
+  operation: number;
+  site: string;
+  op: NativeOperation["op"];
+  /** Rows (token positions) the operation was applied to. */
+  rows: number;
+  /** Mean over those rows of |h' - h|; 0 when no row was touched. */
+  meanChangeNorm: number;
+}
+
+/** Activations read at one site. */
+export interface Capture {
+  site: string;
+  /** Row-major float32, always of h = delta + residual, after steering. */
+  data: Float32Array;
+  /** [rows, width of the site]. */
+  shape: [rows: number, width: number];
+  /** Position in the sequence of each row; of a pooled row, the last position pooled. */
+  positions: Int32Array;
+}
+
+export interface Usage {
+  promptTokens: number;
+  /** Prompt tokens whose keys and values were reused from the prefix cache. */
+  cachedTokens: number;
+  generatedTokens: number;
+}
+
+/** Milliseconds. */
+export interface Timing {
+  queuedMs: number;
+  promptMs: number;
+  generateMs: number;
+}
+
+/** Log-probabilities (natural log) of the generated tokens, before temperature and penalties. */
+export interface TokenLogprobs {
+  /** [tokens]. */
+  tokens: Float32Array;
+  /** For each token the k most likely ids with their logprobs; empty when k = 0. */
+  top: { id: number; logprob: number }[][];
+}
+
+export interface Steered {
+  /** One entry per operation and site, in program order; empty when no program was given. */
+  steering: AppliedOperation[];
+  /** Things to know: an operation that touched no row, a vector of another model. */
+  warnings: string[];
+}
+
+export type FinishReason = "length" | "stop" | "context";
+
+export interface GenerateResult extends Steered {
+  /** The generated text, without the stop string and without special tokens. */
+  text: string;
+  /** All generated token ids, a stop id included. */
+  tokens: Int32Array;
+  promptTokens: Int32Array;
+  /** "stop": a stop id or string; "length": maxTokens; "context": the model's context is full. */
+  finishReason: FinishReason;
+  /** The stop string or id that ended it, or null. */
+  stoppedBy: string | number | null;
+  logprobs?: TokenLogprobs;
+  /** By canonical site name. */
+  captures?: Record<string, Capture>;
+  /** The seed that was used; give it again for the same sample. */
+  seed: number;
+  usage: Usage;
+  timing: Timing;
+}
+
+export interface ForwardResult extends Steered {
+  tokens: Int32Array;
+  /** Row-major float32 logits; empty for logits: "none". */
+  logits: Float32Array;
+  /** [rows, vocabulary]: rows is the number of tokens, 1 or 0. */
+  shape: [rows: number, vocab: number];
+  captures: Record<string, Capture>;
+  usage: Usage;
+  timing: Timing;
+}
+
+export interface ScoreResult extends Steered {
+  tokens: Int32Array;
+  /** log p(token | tokens before it), [tokens]; entry 0 is NaN, nothing comes before it. */
+  logprobs: Float32Array;
+  /** Mean negative log-likelihood per token, in nats, over all but the first token. */
+  meanNll: number;
+  /** exp(meanNll). */
+  perplexity: number;
+  usage: Usage;
+  timing: Timing;
+}
+
+export function appliedSteering(program: CompiledProgram, done: NativeDoneEvent): Steered {
+  const warnings = [...program.warnings];
+  const steering = program.operations.map((operation, index) => {
+    const rows = done.touched[index] ?? 0;
+    if (rows === 0)
+      warnings.push(
+        `steering[${program.sources[index]}] (${operation.op} at ${operation.site}) touched no row: its scope selected nothing`,
+      );
+    return {
+      operation: program.sources[index]!,
+      site: operation.site,
+      op: operation.op,
+      rows,
+      meanChangeNorm: rows === 0 ? 0 : (done.changeNorms[index] ?? 0) / rows,
+    };
+  });
+  return { steering, warnings };
+}
+
+export function captureResults(captures: readonly NativeCaptureResult[]): Record<string, Capture> {
+  const bySite: Record<string, Capture> = {};
+  for (const { site, data, positions, width } of captures)
+    bySite[site] = { site, data, shape: [positions.length, width], positions };
+  return bySite;
+}
+
+export function usageAndTiming(done: NativeDoneEvent): { usage: Usage; timing: Timing } {
+  return {
+    usage: {
+      promptTokens: done.promptTokens,
+      cachedTokens: done.cachedTokens,
+      generatedTokens: done.tokens.length,
+    },
+    timing: { queuedMs: done.queuedMs, promptMs: done.promptMs, generateMs: done.generateMs },
+  };
+}
+
+/** Rows of (token, k best) from the flat arrays of the token events. */
+export function topLogprobs(ids: Int32Array, values: Float32Array, rows: number): TokenLogprobs["top"] {
+  const k = rows === 0 ? 0 : ids.length / rows;
+  if (k === 0) return [];
+  return Array.from({ length: rows }, (_, row) =>
+    Array.from({ length: k }, (_, i) => ({ id: ids[row * k + i]!, logprob: values[row * k + i]! })),
+  );
+}
