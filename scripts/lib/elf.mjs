@@ -17,8 +17,7 @@ export function readElf(file) {
   };
   try {
     const header = at(0, 64);
-    if (!header || header.toString("latin1", 0, 4) !== "\x7fELF" || header[4] !== 2 || header[5] !== 1)
-      return null;
+    if (header?.toString("latin1", 0, 4) !== "\x7fELF" || header[4] !== 2 || header[5] !== 1) return null;
     const count = header.readUInt16LE(56);
     const size = header.readUInt16LE(54);
     const table = at(header.readBigUInt64LE(32), count * size);

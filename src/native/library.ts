@@ -23,8 +23,8 @@ export interface LibtorchPlace {
 
 /** The user cache: CHATSPACE_CACHE, else chatspace-steer under XDG_CACHE_HOME or ~/.cache. */
 export function cacheRoot(env: NodeJS.ProcessEnv = process.env): string {
-  if (env["CHATSPACE_CACHE"]) return path.resolve(env["CHATSPACE_CACHE"]);
-  return path.join(env["XDG_CACHE_HOME"] || path.join(os.homedir(), ".cache"), "chatspace-steer");
+  if (env.CHATSPACE_CACHE) return path.resolve(env.CHATSPACE_CACHE);
+  return path.join(env.XDG_CACHE_HOME || path.join(os.homedir(), ".cache"), "chatspace-steer");
 }
 
 /** Every place a libtorch is looked for, in order. CHATSPACE_LIBTORCH, when set, is the only one. */
@@ -34,7 +34,7 @@ export function libtorchPlaces(env: NodeJS.ProcessEnv = process.env): LibtorchPl
     source,
     found: ["libc10.so", "libtorch_cpu.so"].every((name) => fs.existsSync(path.join(directory, "lib", name))),
   });
-  const named = env["CHATSPACE_LIBTORCH"];
+  const named = env.CHATSPACE_LIBTORCH;
   if (named) return [place(path.resolve(named), "CHATSPACE_LIBTORCH")];
   return [
     place(path.join(packageRoot, "vendor", "libtorch"), "vendor/libtorch"),
@@ -46,7 +46,7 @@ export function libtorchPlaces(env: NodeJS.ProcessEnv = process.env): LibtorchPl
 
 /** Paths the addon may have, in order. CHATSPACE_ADDON, when set, is the only one. */
 export function addonPaths(env: NodeJS.ProcessEnv = process.env): string[] {
-  const named = env["CHATSPACE_ADDON"];
+  const named = env.CHATSPACE_ADDON;
   if (named) return [path.resolve(named)];
   const prebuilt = prebuiltFolder();
   const inPrebuilt = fs.existsSync(prebuilt)
