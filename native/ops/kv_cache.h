@@ -53,6 +53,7 @@ class KVCache : public torch::CustomClassHolder {
   std::vector<at::Tensor> keys_;    // per layer, see AttentionCall
   std::vector<at::Tensor> values_;
   StepLayout step_;
+  std::vector<at::Tensor> frequencies_;  // per rope, [rotary / 2] on the device
   std::vector<at::Tensor> cos_;  // per rope, [T, rotary / 2]
   std::vector<at::Tensor> sin_;
 };

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// Matrix product by dot products: lanes run along K for both operands, so weights are read as they are
+// stored and an element's arithmetic is the same in every tile: one accumulator vector, K ascending,
+// then the lane sum.
+
+template <int MR, int NR, ElementType E, bool Prefetch>
+static inline void linear_tile(const float* x, int64_t x_stride, const char* w, int64_t w_bytes, int64_t k,
+                               const float* bias, float* out, int64_t out_stride) {
+  constexpr int W = Simd::W;
+  Simd::V acc[MR][NR];
+#pragma GCC unroll 8
+  for (int m = 0; m < MR; ++m) {
+#pragma GCC unroll 8
+    for (int n = 0; n < NR; ++n) acc[m][n] = Simd::zero();
+  }
+  const int64_t whole = k / W * W;
+  for (int64_t i = 0; i < whole; i += W) {
+    Simd::V a[MR];
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m) a[m] = Simd::load(x + m * x_stride + i);
+#pragma GCC unroll 8
+    for (int n = 0; n < NR; ++n) {
+      const char* row = w + n * w_bytes;
+      const Simd::V b = Simd::load_as<E>(row, i);
+      // The same column of the next tile's rows.
+      if constexpr (Prefetch) Simd::prefetch(row + NR * w_bytes + i * static_cast<int64_t>(element_bytes(E)));
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; ++m) acc[m][n] = Simd::fma(a[m], b, acc[m][n]);
+    }
+  }
+  if (whole < k) {
+    const int64_t rest = k - whole;
+    Simd::V a[MR];
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m) a[m] = Simd::load_n(x + m * x_stride + whole, rest);
+#pragma GCC unroll 8
+    for (int n = 0; n < NR; ++n) {
+      const Simd::V b = Simd::load_as_n<E>(w + n * w_bytes, whole, rest);
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; ++m) acc[m][n] = Simd::fma(a[m], b, acc[m][n]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < MR; ++m) {
+#pragma GCC unroll 8
+    for (int n = 0; n < NR; ++n) {
+      const float sum = Simd::sum(acc[m][n]);
+      out[m * out_stride + n] = bias != nullptr ? sum + bias[n] : sum;
+    }
+  }
+}
+
+#if defined(__AVX512F__)
+constexpr int kTileRows = 4;
+constexpr int kTileCols = 6;
+constexpr int kVectorCols = 8;
+#elif defined(__AVX2__)
+constexpr int kTileRows = 3;
+constexpr int kTileCols = 4;
+constexpr int kVectorCols = 8;
+#else
+constexpr int kTileRows = 2;
+constexpr int kTileCols = 2;
+constexpr int kVectorCols = 4;
+#endif
+
+template <int MR, int NR, ElementType E, bool Prefetch>
+static void linear_strip(const LinearBlock& b, int64_t row) {
+  const int64_t w_bytes = b.k * element_bytes(E);
+  const char* w = static_cast<const char*>(b.weight);
+  const float* x = b.x + row * b.x_stride;
+  float* out = b.out + row * b.out_stride;
+  int64_t n = 0;
+  for (; n + NR <= b.n; n += NR) {
+    linear_tile<MR, NR, E, Prefetch>(x, b.x_stride, w + n * w_bytes, w_bytes, b.k,
+                                     b.bias != nullptr ? b.bias + n : nullptr, out + n, b.out_stride);
+  }
+  for (; n < b.n; ++n) {
+    linear_tile<MR, 1, E, false>(x, b.x_stride, w + n * w_bytes, w_bytes, b.k,
+                                 b.bias != nullptr ? b.bias + n : nullptr, out + n, b.out_stride);
+  }
+}
+
+// All columns of the block for `rows` <= kTileRows rows.
+template <ElementType E, bool Prefetch>
+static void linear_rows(const LinearBlock& b, int64_t row, int64_t rows) {
+  switch (rows) {
+    case 1:
+      return linear_strip<1, kVectorCols, E, Prefetch>(b, row);
+    case 2:
+      return linear_strip<2, kTileCols, E, Prefetch>(b, row);
+    case 3:
+      if constexpr (kTileRows >= 3) return linear_strip<3, kTileCols, E, Prefetch>(b, row);
+      return;
+    default:
+      if constexpr (kTileRows >= 4) return linear_strip<4, kTileCols, E, Prefetch>(b, row);
+      return;
+  }
+}
+
+template <ElementType E>
+static void linear_typed(const LinearBlock& b) {
+  if (b.rows <= kTileRows) return linear_rows<E, true>(b, 0, b.rows);
+  // Panels of a few weight rows, decoded once and kept in the first-level cache over all rows of x.
+  float* panel = nullptr;
+  if constexpr (E != ElementType::kFloat32) panel = thread_scratch(Scratch::kPanel, kTileCols * b.k);
+  const int64_t w_bytes = b.k * element_bytes(E);
+  for (int64_t n = 0; n < b.n; n += kTileCols) {
+    LinearBlock part = b;
+    part.n = b.n - n < kTileCols ? b.n - n : kTileCols;
+    part.weight = static_cast<const char*>(b.weight) + n * w_bytes;
+    part.bias = b.bias != nullptr ? b.bias + n : nullptr;
+    part.out = b.out + n;
+    if constexpr (E != ElementType::kFloat32) {
+      for (int64_t i = 0; i < part.n; ++i) {
+        to_float_typed<E>(static_cast<const char*>(part.weight) + i * w_bytes, b.k, panel + i * b.k);
+      }
+      part.weight = panel;
+    }
+    for (int64_t row = 0; row < b.rows; row += kTileRows) {
+      linear_rows<ElementType::kFloat32, false>(part, row, b.rows - row < kTileRows ? b.rows - row : kTileRows);
+    }
+  }
+}
+
+static void linear(const LinearBlock& b) {
+  switch (b.type) {
+    case ElementType::kFloat32:
+      return linear_typed<ElementType::kFloat32>(b);
+    case ElementType::kBFloat16:
+      return linear_typed<ElementType::kBFloat16>(b);
+    case ElementType::kFloat16:
+      return linear_typed<ElementType::kFloat16>(b);
+  }
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/linear_cpu.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <memory>
+
+#include "kernels/thread_pool.h"
+
+namespace chatspace {
+namespace {
+
+// Rows of x that stay in the second-level cache while all weights pass by.
+int64_t row_block(int64_t rows, int64_t k) {
+  if (rows <= 64) return rows;
+  const int64_t fit = (384 * 1024) / (k * static_cast<int64_t>(sizeof(float)));
+  const int64_t block = std::clamp<int64_t>(fit / 12 * 12, 24, 96);
+  const int64_t blocks = (rows + block - 1) / block;
+  return ((rows + blocks - 1) / blocks + 11) / 12 * 12;
+}
+
+// Weight rows of a chunk: enough work to hide a claim (tens of microseconds), few enough to balance.
+int64_t column_block(int64_t rows, int64_t k, int64_t n, ElementType type, int64_t tile, int threads) {
+  if (threads == 1) return std::max<int64_t>(n, 1);
+  const double bytes_per_row = static_cast<double>(k * element_bytes(type));
+  const double flops_per_row = 2.0 * static_cast<double>(k) * static_cast<double>(rows);
+  // About 16 bytes a nanosecond against 50 flops a nanosecond.
+  const double nanoseconds = std::max(bytes_per_row / 8.0, flops_per_row / 50.0);
+  const int64_t wanted = static_cast<int64_t>(16000.0 / nanoseconds);
+  // At least two chunks a thread when the work is worth sharing at all.
+  const int64_t share = (n + 2 * threads - 1) / (2 * threads);
+  const int64_t block = std::max<int64_t>(std::min(wanted, share), tile);
+  return (block + tile - 1) / tile * tile;
+}
+
+LinearBlock block_of(const float* x, int64_t x_stride, int64_t rows, int64_t k, const LinearPart& part, int64_t row,
+                     int64_t column, int64_t columns, float* out, int64_t out_stride) {
+  LinearBlock block;
+  block.x = x + row * x_stride;
+  block.x_stride = x_stride;
+  block.rows = rows;
+  block.k = k;
+  block.weight = static_cast<const char*>(part.weight) + column * k * element_bytes(part.type);
+  block.type = part.type;
+  block.n = columns;
+  block.bias = part.bias != nullptr ? part.bias + column : nullptr;
+  block.out = out;
+  block.out_stride = out_stride;
+  return block;
+}
+
+}  // namespace
+
+void linear_parts(const float* x, int64_t x_stride, int64_t rows, int64_t k, const LinearPart* parts, int64_t count,
+                  int64_t out_stride) {
+  if (rows <= 0) return;
+  const CpuKernels& kernels = cpu_kernels();
+  ThreadPool& pool = *current_pool();
+  const int64_t block = row_block(rows, k);
+  const int64_t row_blocks = (rows + block - 1) / block;
+  int64_t total = 0;
+  for (int64_t p = 0; p < count; ++p) total += parts[p].n;
+  const int64_t step =
+      column_block(block, k, total, parts[0].type, kernels.linear_tile_n, pool.threads());
+  int64_t chunks = 0;
+  for (int64_t p = 0; p < count; ++p) chunks += (parts[p].n + step - 1) / step;
+  pool.parallel_for(chunks * row_blocks, [&](int64_t chunk) {
+    const int64_t row = chunk / chunks * block;
+    int64_t column = chunk % chunks;
+    int64_t p = 0;
+    for (; column >= (parts[p].n + step - 1) / step; ++p) column -= (parts[p].n + step - 1) / step;
+    const LinearPart& part = parts[p];
+    column *= step;
+    kernels.linear(block_of(x, x_stride, std::min(block, rows - row), k, part, row, column,
+                            std::min(step, part.n - column), part.out + row * out_stride + column, out_stride));
+  });
+}
+
+void linear_activated(const float* x, int64_t x_stride, int64_t rows, int64_t k, const LinearPart& gate,
+                      const LinearPart& up, Activation act, float* out, int64_t out_stride) {
+  if (rows <= 0) return;
+  const CpuKernels& kernels = cpu_kernels();
+  ThreadPool& pool = *current_pool();
+  const bool gated = up.weight != nullptr;
+  const int64_t n = gate.n;
+  const int64_t block = row_block(rows, k);
+  const int64_t row_blocks = (rows + block - 1) / block;
+  int64_t step = column_block(gated ? 2 * block : block, k, n, gate.type, kernels.linear_tile_n, pool.threads());
+  if (gated) step = std::min<int64_t>(step, 384);  // bounds the scratch of `up`
+  const int64_t chunks = (n + step - 1) / step;
+  pool.parallel_for(chunks * row_blocks, [&](int64_t chunk) {
+    const int64_t row = chunk / chunks * block;
+    const int64_t column = chunk % chunks * step;
+    const int64_t count = std::min(block, rows - row);
+    const int64_t columns = std::min(step, n - column);
+    float* gated_out = out + row * out_stride + column;
+    kernels.linear(block_of(x, x_stride, count, k, gate, row, column, columns, gated_out, out_stride));
+    float* scratch = nullptr;
+    if (gated) {
+      scratch = thread_scratch(Scratch::kRows, count * columns);
+      kernels.linear(block_of(x, x_stride, count, k, up, row, column, columns, scratch, columns));
+    }
+    kernels.activate(act, gated_out, out_stride, scratch, columns, count, columns);
+  });
+}
+
+double read_bandwidth(int64_t bytes, int threads, int runs) {
+  const int64_t floats = std::max<int64_t>(bytes / 4, 1024);
+  std::unique_ptr<float, decltype(&std::free)> data(
+      static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>((floats * 4 + 63) / 64 * 64))), &std::free);
+  if (data == nullptr) return 0.0;
+  std::fill(data.get(), data.get() + floats, 1.0f);
+  ThreadPool pool(std::max(threads, 1));
+  const CpuKernels& kernels = cpu_kernels();
+  constexpr int64_t kChunk = 64 * 1024;
+  const int64_t chunks = (floats + kChunk - 1) / kChunk;
+  double best = 0.0;
+  std::atomic<float> sink{0.0f};
+  for (int run = 0; run < std::max(runs, 1); ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    pool.parallel_for(chunks, [&](int64_t chunk) {
+      const int64_t from = chunk * kChunk;
+      sink.store(kernels.read(data.get() + from, std::min(kChunk, floats - from)), std::memory_order_relaxed);
+    });
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    best = std::max(best, static_cast<double>(floats) * 4.0 / seconds / 1e9);
+  }
+  return best;
+}
+
+}  // namespace chatspace

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// AVX2 + FMA + F16C, eight lanes.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "kernels/element.h"
+
+namespace chatspace {
+namespace {
+
+struct Simd {
+  static constexpr int W = 8;
+  using V = __m256;
+
+  static V set1(float x) { return _mm256_set1_ps(x); }
+  static V zero() { return _mm256_setzero_ps(); }
+  static __m256i lanes(int64_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  static V load(const float* p) { return _mm256_loadu_ps(p); }
+  static V load_n(const float* p, int64_t n) { return _mm256_maskload_ps(p, lanes(n)); }
+  static void store(float* p, V v) { _mm256_storeu_ps(p, v); }
+  static void store_n(float* p, V v, int64_t n) { _mm256_maskstore_ps(p, lanes(n), v); }
+  static V add(V a, V b) { return _mm256_add_ps(a, b); }
+  static V sub(V a, V b) { return _mm256_sub_ps(a, b); }
+  static V mul(V a, V b) { return _mm256_mul_ps(a, b); }
+  static V div(V a, V b) { return _mm256_div_ps(a, b); }
+  static V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+  static V max(V a, V b) { return _mm256_max_ps(a, b); }
+  static V min(V a, V b) { return _mm256_min_ps(a, b); }
+  static V abs(V a) { return _mm256_andnot_ps(set1(-0.0f), a); }
+  static V copysign(V a, V s) { return _mm256_or_ps(abs(a), _mm256_and_ps(set1(-0.0f), s)); }
+  static V select_less(V a, V b, V yes, V no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
+  static V round(V a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static V scale2(V a, V n) {
+    const __m256i bits = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    return _mm256_mul_ps(a, _mm256_castsi256_ps(bits));
+  }
+  static float sum(V v) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    s = _mm_add_ss(s, _mm_movehdup_ps(s));
+    return _mm_cvtss_f32(s);
+  }
+  static float maximum(V v) {
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    s = _mm_max_ss(s, _mm_movehdup_ps(s));
+    return _mm_cvtss_f32(s);
+  }
+  template <ElementType E>
+  static V widen(__m128i h) {
+    if constexpr (E == ElementType::kBFloat16) {
+      return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+    } else {
+      return _mm256_cvtph_ps(h);
+    }
+  }
+  template <ElementType E>
+  static V load_as(const void* p, int64_t i) {
+    if constexpr (E == ElementType::kFloat32) {
+      return load(static_cast<const float*>(p) + i);
+    } else {
+      return widen<E>(_mm_loadu_si128(reinterpret_cast<const __m128i*>(static_cast<const uint16_t*>(p) + i)));
+    }
+  }
+  template <ElementType E>
+  static V load_as_n(const void* p, int64_t i, int64_t n) {
+    if constexpr (E == ElementType::kFloat32) {
+      return load_n(static_cast<const float*>(p) + i, n);
+    } else {
+      alignas(16) uint16_t h[8] = {};
+      std::memcpy(h, static_cast<const uint16_t*>(p) + i, static_cast<size_t>(n) * 2);
+      return widen<E>(_mm_load_si128(reinterpret_cast<const __m128i*>(h)));
+    }
+  }
+  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+};
+
+}  // namespace
+}  // namespace chatspace

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// AVX-512 F, BW, DQ, VL: sixteen lanes, masked tails.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "kernels/element.h"
+
+namespace chatspace {
+namespace {
+
+struct Simd {
+  static constexpr int W = 16;
+  using V = __m512;
+
+  static V set1(float x) { return _mm512_set1_ps(x); }
+  static V zero() { return _mm512_setzero_ps(); }
+  static __mmask16 lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
+  static V load(const float* p) { return _mm512_loadu_ps(p); }
+  static V load_n(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(lanes(n), p); }
+  static void store(float* p, V v) { _mm512_storeu_ps(p, v); }
+  static void store_n(float* p, V v, int64_t n) { _mm512_mask_storeu_ps(p, lanes(n), v); }
+  static V add(V a, V b) { return _mm512_add_ps(a, b); }
+  static V sub(V a, V b) { return _mm512_sub_ps(a, b); }
+  static V mul(V a, V b) { return _mm512_mul_ps(a, b); }
+  static V div(V a, V b) { return _mm512_div_ps(a, b); }
+  static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+  static V max(V a, V b) { return _mm512_max_ps(a, b); }
+  static V min(V a, V b) { return _mm512_min_ps(a, b); }
+  static V abs(V a) { return _mm512_abs_ps(a); }
+  static V copysign(V a, V s) { return _mm512_or_ps(abs(a), _mm512_and_ps(set1(-0.0f), s)); }
+  static V select_less(V a, V b, V yes, V no) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+  }
+  static V round(V a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static V scale2(V a, V n) { return _mm512_scalef_ps(a, n); }
+  static float sum(V v) {
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    s = _mm_add_ss(s, _mm_movehdup_ps(s));
+    return _mm_cvtss_f32(s);
+  }
+  static float maximum(V v) {
+    const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    s = _mm_max_ss(s, _mm_movehdup_ps(s));
+    return _mm_cvtss_f32(s);
+  }
+  template <ElementType E>
+  static V widen(__m256i h) {
+    if constexpr (E == ElementType::kBFloat16) {
+      return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+    } else {
+      return _mm512_cvtph_ps(h);
+    }
+  }
+  template <ElementType E>
+  static V load_as(const void* p, int64_t i) {
+    if constexpr (E == ElementType::kFloat32) {
+      return load(static_cast<const float*>(p) + i);
+    } else {
+      return widen<E>(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(p) + i)));
+    }
+  }
+  template <ElementType E>
+  static V load_as_n(const void* p, int64_t i, int64_t n) {
+    if constexpr (E == ElementType::kFloat32) {
+      return load_n(static_cast<const float*>(p) + i, n);
+    } else {
+      return widen<E>(_mm256_maskz_loadu_epi16(lanes(n), static_cast<const uint16_t*>(p) + i));
+    }
+  }
+  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+};
+
+}  // namespace
+}  // namespace chatspace

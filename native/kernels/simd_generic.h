@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// Four lanes of plain compiler vectors: runs on any processor (SSE2, NEON, ...).
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels/element.h"
+
+namespace chatspace {
+namespace {
+
+struct Simd {
+  static constexpr int W = 4;
+  typedef float V __attribute__((vector_size(16)));
+  typedef int32_t I __attribute__((vector_size(16)));
+
+  static V set1(float x) { return V{x, x, x, x}; }
+  static V zero() { return set1(0.0f); }
+  static V load(const float* p) {
+    V v;
+    std::memcpy(&v, p, 16);
+    return v;
+  }
+  static V load_n(const float* p, int64_t n) {
+    V v = zero();
+    std::memcpy(&v, p, static_cast<size_t>(n) * 4);
+    return v;
+  }
+  static void store(float* p, V v) { std::memcpy(p, &v, 16); }
+  static void store_n(float* p, V v, int64_t n) { std::memcpy(p, &v, static_cast<size_t>(n) * 4); }
+  static V add(V a, V b) { return a + b; }
+  static V sub(V a, V b) { return a - b; }
+  static V mul(V a, V b) { return a * b; }
+  static V div(V a, V b) { return a / b; }
+  static V fma(V a, V b, V c) { return a * b + c; }
+  // The second operand when either is NaN, as on x86.
+  static V max(V a, V b) { return a > b ? a : b; }
+  static V min(V a, V b) { return a < b ? a : b; }
+  static V abs(V a) { return (V)((I)a & 0x7fffffff); }
+  static V copysign(V a, V s) { return (V)(((I)a & 0x7fffffff) | ((I)s & (I)set1(-0.0f))); }
+  static V select_less(V a, V b, V yes, V no) { return a < b ? yes : no; }
+  static V round(V a) {
+    const V magic = copysign(set1(8388608.0f), a);
+    return (a + magic) - magic;
+  }
+  // a * 2^n, n integral and the result normal.
+  static V scale2(V a, V n) { return a * (V)((__builtin_convertvector(n, I) + 127) << 23); }
+  static float sum(V v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+  static float maximum(V v) {
+    float m = v[0];
+    for (int i = 1; i < W; ++i) m = m > v[i] ? m : v[i];
+    return m;
+  }
+  template <ElementType E>
+  static V load_as(const void* p, int64_t i) {
+    if constexpr (E == ElementType::kFloat32) return load(static_cast<const float*>(p) + i);
+    V v;
+    const uint16_t* h = static_cast<const uint16_t*>(p) + i;
+    for (int j = 0; j < W; ++j) v[j] = E == ElementType::kBFloat16 ? bfloat16_to_float(h[j]) : float16_to_float(h[j]);
+    return v;
+  }
+  template <ElementType E>
+  static V load_as_n(const void* p, int64_t i, int64_t n) {
+    if constexpr (E == ElementType::kFloat32) return load_n(static_cast<const float*>(p) + i, n);
+    uint16_t h[W] = {};
+    std::memcpy(h, static_cast<const uint16_t*>(p) + i, static_cast<size_t>(n) * 2);
+    return load_as<E>(h, 0);
+  }
+  static void prefetch(const void* p) { __builtin_prefetch(p); }
+};
+
+}  // namespace
+}  // namespace chatspace
