@@ -75,7 +75,8 @@ class ModuleBuilder {
     std::vector<Slot> slots;
     for (const AttributePlan& attribute : plan.attributes) slots.push_back(scalar(attribute));
     for (const WeightPlan& weight : plan.weights) slots.push_back(parameter(plan, weight));
-    if (source.find("self.kv") != std::string::npos) slots.push_back({"kv", cache_type_, cache_, false});
+    // The root always has it: the engine finds the cache there.
+    if (plan.path.empty() || source.find("self.kv") != std::string::npos) slots.push_back({"kv", cache_type_, cache_, false});
     for (auto& [name, child] : take_children(plan.path))
       slots.push_back({name, child.type(), child._ivalue(), false});
 

@@ -66,14 +66,16 @@ export function readGgufTensors(source: string | Uint8Array | ByteSource): {
   return withSource(source, "GGUF bytes", (bytes) => {
     const header = readGgufHeader(bytes);
     const tensors = new Map<string, FormatTensor>();
-    for (const entry of header.tensors.values()) {
-      if (!Object.hasOwn(DTYPE_BYTES, entry.type))
-        throw bad(bytes, `tensor ${entry.name} of a plain type`, `block type ${entry.type}`);
-      const data = bytes.read(entry.offset, entry.bytes);
-      tensors.set(entry.name, makeTensor(entry.type as TensorDtype, entry.shape, data));
-    }
+    for (const entry of header.tensors.values()) tensors.set(entry.name, readGgufTensor(bytes, entry));
     return { metadata: header.metadata, tensors };
   });
+}
+
+/** Reads one tensor of a plain type. Throws ERR_GGUF for block types. */
+export function readGgufTensor(source: ByteSource, entry: GgufEntry): FormatTensor {
+  if (!Object.hasOwn(DTYPE_BYTES, entry.type))
+    throw bad(source, `tensor ${entry.name} of a plain type`, `block type ${entry.type}`);
+  return makeTensor(entry.type as TensorDtype, entry.shape, source.read(entry.offset, entry.bytes));
 }
 
 function readEntry(cursor: Cursor, source: ByteSource): { entry: Omit<GgufEntry, "bytes">; bytes: number } {

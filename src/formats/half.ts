@@ -72,8 +72,8 @@ export function float32ToBfloat16(values: Float32Array): Uint16Array {
   const out = new Uint16Array(values.length);
   for (let i = 0; i < bits.length; i++) {
     const word = bits[i]!;
-    const isNaN = (word & 0x7fffffff) > 0x7f800000;
-    out[i] = isNaN ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16;
+    const nan = (word & 0x7fffffff) > 0x7f800000;
+    out[i] = nan ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16;
   }
   return out;
 }

@@ -66,7 +66,7 @@ export function writeSafetensors(
   tensors: ReadonlyMap<string, FormatTensor> | Readonly<Record<string, FormatTensor>>,
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array {
-  const entries = tensors instanceof Map ? [...tensors] : Object.entries(tensors);
+  const entries: [string, FormatTensor][] = tensors instanceof Map ? [...tensors] : Object.entries(tensors);
   entries.sort(
     ([a, left], [b, right]) => DTYPE_BYTES[right.dtype] - DTYPE_BYTES[left.dtype] || (a < b ? -1 : 1),
   );
