@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// Launches of the kernels that work on rows by themselves: embedding, norms, activations.
+#include "kernels/cuda/activation.cuh"
+#include "kernels/cuda/block.cuh"
+#include "kernels/cuda/norm_row.cuh"
+
+namespace chatspace::cuda {
+namespace {
+
+constexpr int64_t kMaxThreads = 1024;
+
+// Four elements a thread while that fills whole warps; a multiple of 32.
+unsigned threads_for(int64_t hidden) {
+  const int64_t wanted = (hidden / 4 + 31) / 32 * 32;
+  return static_cast<unsigned>(wanted < 32 ? 32 : wanted > kMaxThreads ? kMaxThreads : wanted);
+}
+
+__global__ void embed_kernel(EmbedArgs args) {
+  const int64_t row = blockIdx.x;
+  const int64_t id = args.ids[row];
+  const bool known = id >= 0 && id < args.entries;
+  for (int64_t i = threadIdx.x; i < args.hidden; i += blockDim.x) {
+    args.out[row * args.hidden + i] = known ? load(args.table, id * args.hidden + i) : NAN;
+  }
+}
+
+__global__ void rms_norm_kernel(NormArgs args) {
+  __shared__ float reduce[32];
+  CudaBlock block(reduce);
+  rms_norm_row(block, args, blockIdx.x);
+}
+
+__global__ void layer_norm_kernel(NormArgs args) {
+  __shared__ float reduce[32];
+  CudaBlock block(reduce);
+  layer_norm_row(block, args, blockIdx.x);
+}
+
+__global__ void activate_kernel(ActivationArgs args) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < args.elements; i += stride) {
+    const float value = activated(args.act, load(args.gate, i));
+    store(args.out, i, args.up.data == nullptr ? value : value * load(args.up, i));
+  }
+}
+
+}  // namespace
+
+cudaError_t embed(const EmbedArgs& args, cudaStream_t stream) {
+  if (args.rows == 0) return cudaSuccess;
+  embed_kernel<<<static_cast<unsigned>(args.rows), threads_for(args.hidden), 0, stream>>>(args);
+  return cudaGetLastError();
+}
+
+cudaError_t rms_norm(const NormArgs& args, cudaStream_t stream) {
+  if (args.rows == 0) return cudaSuccess;
+  rms_norm_kernel<<<static_cast<unsigned>(args.rows), threads_for(args.hidden), 0, stream>>>(args);
+  return cudaGetLastError();
+}
+
+cudaError_t layer_norm(const NormArgs& args, cudaStream_t stream) {
+  if (args.rows == 0) return cudaSuccess;
+  layer_norm_kernel<<<static_cast<unsigned>(args.rows), threads_for(args.hidden), 0, stream>>>(args);
+  return cudaGetLastError();
+}
+
+cudaError_t activate(const ActivationArgs& args, cudaStream_t stream) {
+  if (args.elements == 0) return cudaSuccess;
+  constexpr int64_t kThreads = 256;
+  const int64_t blocks = (args.elements + kThreads - 1) / kThreads;
+  activate_kernel<<<static_cast<unsigned>(blocks < 65536 ? blocks : 65536), kThreads, 0, stream>>>(args);
+  return cudaGetLastError();
+}
+
+}  // namespace chatspace::cuda
