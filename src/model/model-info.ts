@@ -5,7 +5,7 @@ import type { NativeModelInfo } from "../native/contract.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 export interface ModelInfo extends Omit<NativeModelInfo, "metadata" | "sites"> {
-  /** Name the model goes by: of the archive's metadata, else of the file. */
+  /** Name the model goes by: of the archive's metadata, else as it was asked for. */
   name: string;
   /** "llama", "qwen2", ...; "" for a stranger's archive. */
   family: string;
@@ -19,17 +19,17 @@ export interface ModelInfo extends Omit<NativeModelInfo, "metadata" | "sites"> {
 
 export function modelInfo(
   native: NativeModelInfo,
-  path: string,
+  place: { path: string; asked: string },
   eosIds: readonly number[],
 ): Readonly<ModelInfo> {
   const { metadata: text, sites: _sites, ...found } = native;
   const metadata = parseRecord(text);
   return Object.freeze({
     ...found,
-    name: stringOf(metadata.name) ?? fileStem(path),
+    name: stringOf(metadata.name) ?? fileStem(place.asked),
     family: stringOf(metadata.family) ?? "",
     metadata,
-    path,
+    path: place.path,
     eosIds,
   });
 }
@@ -50,7 +50,7 @@ export function endOfSequenceIds(
   const ids = new Set<number>();
   const config = generationConfig === null ? {} : parseRecord(new TextDecoder().decode(generationConfig));
   const metadata = parseRecord(metadataText);
-  for (const value of [metadata.eosTokenIds, metadata.eosTokenId, metadata.eos_token_id, config.eos_token_id])
+  for (const value of [metadata.eosIds, config.eos_token_id])
     for (const id of Array.isArray(value) ? value : [value]) if (typeof id === "number") ids.add(id);
   if (tokenizer) {
     const template = tokenizer.chatTemplate ?? "";

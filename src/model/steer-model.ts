@@ -53,7 +53,7 @@ const forgotten = new FinalizationRegistry<string>((name) => {
  *
  * @example
  * await using model = await SteerModel.load("smollm2-135m-instruct");
- * const vector = await loadVectorByName("happy");
+ * const vector = await resolveVector("happy");
  * const { text } = await model.generate("Today I feel", { steering: [{ layer: 16, vector, scale: 2 }] });
  */
 export class SteerModel {
@@ -68,7 +68,7 @@ export class SteerModel {
 
   private constructor(
     native: NativeModel,
-    path: string,
+    place: { path: string; asked: string },
     tokenizer: Tokenizer | undefined,
     options: { strictVectors: boolean },
   ) {
@@ -76,7 +76,7 @@ export class SteerModel {
     const generation = native.extraFile("generation_config.json");
     const eosIds = endOfSequenceIds(found.metadata, generation, tokenizer, found.vocabSize);
     this.#native = native;
-    this.info = modelInfo(found, path, eosIds);
+    this.info = modelInfo(found, place, eosIds);
     this.sites = found.sites;
     this.tokenizer = tokenizer;
     const { layers, vocabSize, hiddenSize, contextLength, weightHash, name } = this.info;
@@ -112,7 +112,9 @@ export class SteerModel {
       signal?.throwIfAborted();
       const tokenizer = given ?? archiveTokenizer(native);
       if (tokenizer) giveTokenBytes(native, tokenizer);
-      return new SteerModel(native, path, tokenizer, { strictVectors: load.strictVectors });
+      return new SteerModel(native, { path, asked: pathOrName }, tokenizer, {
+        strictVectors: load.strictVectors,
+      });
     } catch (error) {
       await native.dispose();
       throw error;

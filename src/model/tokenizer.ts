@@ -40,6 +40,7 @@ export class Tokenizer {
   readonly #spelling: TokenSpelling;
   readonly #special: ReadonlySet<number>;
   readonly #literal: ReadonlySet<number>;
+  readonly #addBos: boolean | undefined;
   #table: TokenBytes | undefined;
 
   /** @throws ModelError ERR_TOKENIZER when the files do not describe a tokenizer. */
@@ -62,14 +63,23 @@ export class Tokenizer {
     this.size = largest + 1;
     this.bosToken = tokenText(config.bos_token);
     this.eosToken = tokenText(config.eos_token);
+    this.#addBos = typeof config.add_bos_token === "boolean" ? config.add_bos_token : undefined;
     this.chatTemplate = files.template ?? defaultTemplate(config.chat_template);
   }
 
   /** Token ids of a text, [tokens]. */
   encode(text: string, options: EncodeOptions = {}): Int32Array {
     if (text === "" && options.addSpecialTokens === false) return new Int32Array(0);
-    const { ids } = this.#hub.encode(text, { add_special_tokens: options.addSpecialTokens ?? true });
-    return Int32Array.from(ids);
+    const special = options.addSpecialTokens ?? true;
+    const { ids } = this.#hub.encode(text, { add_special_tokens: special });
+    return Int32Array.from(special ? this.#withBos(ids) : ids);
+  }
+
+  /** tokenizer_config.json may overrule what tokenizer.json adds in front. */
+  #withBos(ids: number[]): number[] {
+    const bos = this.bosToken === undefined ? undefined : this.idOf(this.bosToken);
+    if (bos === undefined || this.#addBos === undefined || (ids[0] === bos) === this.#addBos) return ids;
+    return this.#addBos ? [bos, ...ids] : ids.slice(1);
   }
 
   /** Text of token ids; bytes that are no UTF-8 become U+FFFD. */

@@ -29,7 +29,10 @@ export function nearest(name: string, known: readonly string[], limit = 3): stri
       const other = candidate.toLowerCase();
       const contained =
         other.length > 2 && wanted.length > 2 && (other.includes(wanted) || wanted.includes(other));
-      return { candidate, distance: contained ? 1 : editDistance(wanted, other) };
+      return {
+        candidate,
+        distance: contained ? Math.min(1.5, editDistance(wanted, other)) : editDistance(wanted, other),
+      };
     })
     .filter((entry) => entry.distance <= allowed)
     .sort((a, b) => a.distance - b.distance)

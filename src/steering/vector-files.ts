@@ -3,13 +3,13 @@
 // the site, and metadata that says what the numbers mean (docs/formats.md). Readers of other people's
 // formats are vector-foreign.ts.
 
-import { randomBytes } from "node:crypto";
-import { open, readFile, rename, rm, stat } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { extname, join } from "node:path";
 import { DataError } from "../errors.ts";
 import { readNpy, writeNpy } from "../formats/npy.ts";
 import { readSafetensors, writeSafetensors } from "../formats/safetensors.ts";
 import { type FormatTensor, float32Tensor, toFloat32 } from "../formats/tensor.ts";
+import { writeWhole } from "../formats/write-whole.ts";
 import { layerSite } from "./sites.ts";
 import { ANY_SITE, SteeringVector, type SteeringVectorInit } from "./vector.ts";
 import { readControlVector, readTorchVector, writeControlVector } from "./vector-foreign.ts";
@@ -217,26 +217,6 @@ function asOneTensor(vector: SteeringVector, path: string): FormatTensor {
     values.set(vector.at(site), index * width);
   });
   return float32Tensor(values, [sites.length, width]);
-}
-
-/** Writes beside the target and renames, so that a reader finds the old file or the new one, never half. */
-async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
-  const temporary = `${path}.${randomBytes(6).toString("hex")}.tmp`;
-  try {
-    const file = await open(temporary, "wx");
-    try {
-      await file.writeFile(bytes);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(temporary, path);
-  } catch (cause) {
-    await rm(temporary, { force: true });
-    throw new DataError("ERR_VECTOR_FILE", `vector: cannot write ${path}: ${(cause as Error).message}`, {
-      cause,
-    });
-  }
 }
 
 function unknownEnding(path: string): DataError {

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// The public names of the package.
+
+export {
+  DataError,
+  DeviceError,
+  DisposedError,
+  EnvironmentError,
+  type ErrorDetails,
+  ModelError,
+  ServiceError,
+  SteerError,
+  SteeringError,
+} from "./errors.ts";
+export type { CaptureOptions } from "./model/capture-options.ts";
+export type { ChatOptions } from "./model/chat.ts";
+export { type ChatResponse, captureOfMessage } from "./model/chat-response.ts";
+export {
+  type ChatMessage,
+  ChatTemplate,
+  type MessageBoundary,
+  type TemplateOptions,
+} from "./model/chat-template.ts";
+export type { StreamChunk, TextStream } from "./model/generation.ts";
+export type { LoadOptions } from "./model/load-options.ts";
+export { loadTokenizer } from "./model/load-tokenizer.ts";
+export type { ModelInfo } from "./model/model-info.ts";
+export type { ProgressEvent } from "./model/progress.ts";
+export type { Prompt, PromptEmbeddings, TokenIds } from "./model/prompt.ts";
+export type { ForwardOptions, GenerateOptions, RunOptions, ScoreOptions } from "./model/request.ts";
+export type {
+  AppliedOperation,
+  Capture,
+  FinishReason,
+  ForwardResult,
+  GenerateResult,
+  ScoreResult,
+  Steered,
+  Timing,
+  TokenLogprobs,
+  Usage,
+} from "./model/results.ts";
+export type { SamplingOptions } from "./model/sampling.ts";
+export { type MemoryUsage, SteerModel } from "./model/steer-model.ts";
+export { type DecodeOptions, type EncodeOptions, Tokenizer } from "./model/tokenizer.ts";
+export type { NativeDtype as Dtype, NativeStats as EngineStats } from "./native/contract.ts";
+export type { OperationKind, SteeringOperation, SteeringProgram } from "./steering/program.ts";
+export type { Phase, Position, Scope } from "./steering/scope.ts";
+export type { Site, SiteReference } from "./steering/sites.ts";
+export { SteeringVector, type SteeringVectorInit, type VectorModel } from "./steering/vector.ts";
+export { listNamedVectors, type NamedVector, resolveVector } from "./steering/vector-names.ts";
