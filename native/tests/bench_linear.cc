@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// linear against at::linear (MKL) and against a plain read loop, at SmolLM2-135M's shapes, in one run.
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+
+#include "kernels/linear_cpu.h"
+#include "ops/backend.h"
+#include "tests/check.h"
+
+namespace chatspace::testing {
+namespace {
+
+template <typename Body>
+double best_seconds(double budget, const Body& body) {
+  double best = 1e9, spent = 0.0;
+  for (int run = 0; run < 4 || (spent < budget && run < 2000); ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    body();
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    best = std::min(best, seconds);
+    spent += seconds;
+  }
+  return best;
+}
+
+int bench_threads() {
+  const char* wanted = std::getenv("CHATSPACE_BENCH_THREADS");
+  return wanted != nullptr ? std::max(1, std::atoi(wanted)) : usable_cores();
+}
+
+}  // namespace
+
+BENCH(linear) {
+  const int threads = bench_threads();
+  at::set_num_threads(threads);
+  ThreadPool pool(threads);
+  PoolScope scope(&pool);
+  std::printf("  isa %s, %d threads; GF/s = 2 T N K / time; all weights of a shape cycle through %d copies\n",
+              cpu_kernels().name, threads, 6);
+  struct Shape {
+    const char* name;
+    int64_t n, k;
+  };
+  for (const Shape shape : {Shape{"qkv", 960, 576}, {"o", 576, 576}, {"gate", 1536, 576}, {"down", 576, 1536}}) {
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kHalf}) {
+      // As in a model: each layer's weights come from memory, not from the cache.
+      std::vector<at::Tensor> weights;
+      const int64_t copies = 30;
+      for (int64_t i = 0; i < copies; ++i) weights.push_back((at::randn({shape.n, shape.k}) * 0.1).to(type));
+      for (const int64_t t : {1, 4, 16, 64, 512}) {
+        const at::Tensor x = at::randn({t, shape.k}), xt = x.to(type);
+        const int64_t used = t >= 64 ? 4 : copies;
+        const double ours = best_seconds(0.15, [&] {
+          for (int64_t i = 0; i < used; ++i) cpu_backend().linear(x, weights[i], {});
+        });
+        const bool peer = type == at::kFloat || t <= 16;
+        const double theirs = !peer ? 0.0 : best_seconds(0.15, [&] {
+          for (int64_t i = 0; i < used; ++i) at::linear(xt, weights[i]);
+        });
+        const double flops = 2.0 * static_cast<double>(t * shape.n * shape.k * used) / 1e9;
+        const double bytes = static_cast<double>(weights[0].nbytes() * used) / 1e9;
+        std::printf("  %-5s %-9s T %4ld  ours %7.1f GF/s %6.2f GB/s   at::linear %7.1f GF/s   %.2fx\n", shape.name,
+                    c10::toString(type), static_cast<long>(t), flops / ours, bytes / ours,
+                    peer ? flops / theirs : 0.0, peer ? theirs / ours : 0.0);
+      }
+    }
+  }
+}
+
+BENCH(linear_bandwidth) {
+  const int threads = bench_threads();
+  at::set_num_threads(threads);
+  ThreadPool pool(threads);
+  PoolScope scope(&pool);
+  struct Shape {
+    const char* name;
+    int64_t n, k;
+  };
+  for (const Shape shape : {Shape{"head", 49152, 576}, {"layers", 576 * 30 * 6, 576}}) {
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kHalf}) {
+      const at::Tensor weight = (at::randn({shape.n, shape.k}) * 0.1).to(type);
+      const at::Tensor x = at::randn({1, shape.k}), xt = x.to(type);
+      // Interleaved, so that a noisy neighbour hits all three alike.
+      double ours = 1e9, theirs = 1e9, read = 0.0;
+      for (int round = 0; round < 5; ++round) {
+        read = std::max(read, read_bandwidth(static_cast<int64_t>(weight.nbytes()), threads, 3));
+        ours = std::min(ours, best_seconds(0.05, [&] { cpu_backend().linear(x, weight, {}); }));
+        theirs = std::min(theirs, best_seconds(0.05, [&] { at::linear(xt, weight); }));
+      }
+      const double gb = static_cast<double>(weight.nbytes()) / 1e9;
+      std::printf("  %-6s %-9s read loop %6.2f GB/s   ours %6.2f GB/s (%3.0f %%)   at::linear %6.2f GB/s (%3.0f %%)\n",
+                  shape.name, c10::toString(type), read, gb / ours, 100 * gb / ours / read, gb / theirs,
+                  100 * gb / theirs / read);
+    }
+  }
+}
+
+}  // namespace chatspace::testing
