@@ -2,7 +2,7 @@
 // The word lists of wonderwords 3.0 (MIT) as RULER uses them: adjective-noun keys, and one list of all words.
 
 import { readFileSync } from "node:fs";
-import { compareCodePoints, stripEnd } from "../text/python-text.ts";
+import { stripEnd } from "../text/python-text.ts";
 import { assetUrl } from "./assets.ts";
 
 function list(name: string): string[] {
@@ -12,13 +12,14 @@ function list(name: string): string[] {
     .filter((word) => word !== "");
 }
 
+// The lists hold nothing beyond the basic plane, so JavaScript's own string order is code-point order.
 let plain: readonly string[] | undefined;
 
 /** Nouns, adjectives and verbs, distinct, sorted by code point. */
 export function allWords(): readonly string[] {
   plain ??= [
     ...new Set([...list("nounlist.txt"), ...list("adjectivelist.txt"), ...list("verblist.txt")]),
-  ].sort(compareCodePoints);
+  ].sort();
   return plain;
 }
 
@@ -40,8 +41,8 @@ export class PairedWords {
   readonly #blocks: readonly Block[];
 
   constructor(adjectives: readonly string[], nouns: readonly string[]) {
-    this.#nouns = [...new Set(nouns)].sort(compareCodePoints);
-    const distinct = [...new Set(adjectives)].sort((a, b) => compareCodePoints(`${a}-`, `${b}-`));
+    this.#nouns = [...new Set(nouns)].sort();
+    const distinct = [...new Set(adjectives)].sort((a, b) => (`${a}-` < `${b}-` ? -1 : 1));
     const blocks: Block[] = [];
     let from = 0;
     for (let i = 0; i < distinct.length; ) {
@@ -53,7 +54,7 @@ export class PairedWords {
           ? undefined
           : [
               ...new Set(distinct.slice(i, end).flatMap((a) => this.#nouns.map((noun) => `${a}-${noun}`))),
-            ].sort(compareCodePoints);
+            ].sort();
       blocks.push({ from, adjective, merged });
       from += merged ? merged.length : this.#nouns.length;
       i = end;

@@ -135,19 +135,37 @@ export class PythonRandom {
   }
 }
 
+const BYTES = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
+
 function hex8(word: number): string {
-  return word.toString(16).padStart(8, "0");
+  return BYTES[word >>> 24]! + BYTES[(word >>> 16) & 255]! + BYTES[(word >>> 8) & 255]! + BYTES[word & 255]!;
 }
 
-/** The permutation `random.Random(seed).shuffle` applies to a list of n: result[i] is the old place of the new i-th. */
+const permutations = new Map<string, Uint32Array>();
+let permutedTotal = 0;
+const MOST_PERMUTED = 1 << 22;
+
+/**
+ * The permutation `random.Random(seed).shuffle` applies to a list of n: result[i] is the old place of the new
+ * i-th. Samples of a task share their lengths, so permutations are kept; do not write to one.
+ */
 export function seededPermutation(seed: number, n: number): Uint32Array {
+  const key = `${seed} ${n}`;
+  let order = permutations.get(key);
+  if (order) return order;
   const random = new PythonRandom(seed);
-  const order = Uint32Array.from({ length: n }, (_, i) => i);
+  order = Uint32Array.from({ length: n }, (_, i) => i);
   for (let i = n - 1; i > 0; i--) {
     const j = random.randbelow(i + 1);
     const held = order[i]!;
     order[i] = order[j]!;
     order[j] = held;
   }
+  if (permutedTotal + n > MOST_PERMUTED) {
+    permutations.clear();
+    permutedTotal = 0;
+  }
+  permutations.set(key, order);
+  permutedTotal += n;
   return order;
 }

@@ -17,17 +17,6 @@ export function* commonWordRows(settings: CommonWordsSettings, setting: TaskSett
   const random = new PythonRandom(setting.seed);
   const plain = setting.data.words();
   const words = Array.from(seededPermutation(setting.seed, plain.length), (i) => plain[i]!);
-  const orders = new Map<number, Uint32Array>();
-  const orderOf = (n: number) => {
-    let order = orders.get(n);
-    if (!order) {
-      if (orders.size > 64) orders.clear();
-      order = seededPermutation(setting.seed, n);
-      orders.set(n, order);
-    }
-    return order;
-  };
-
   const list = (size: number, commonRepeats: number, uncommonRepeats: number) => {
     const drawn = random.sample(size <= words.length ? words : setting.data.manyWords(size), size);
     const common = drawn.slice(0, settings.common);
@@ -35,7 +24,7 @@ export function* commonWordRows(settings: CommonWordsSettings, setting: TaskSett
     const repeated: string[] = [];
     for (let i = 0; i < commonRepeats; i++) repeated.push(...common);
     for (let i = 0; i < uncommonRepeats; i++) for (const word of uncommon) repeated.push(word);
-    const order = orderOf(repeated.length);
+    const order = seededPermutation(setting.seed, repeated.length);
     let context = "";
     for (let i = 0; i < order.length; i++) context += `${i === 0 ? "" : " "}${i + 1}. ${repeated[order[i]!]}`;
     return { context, common };

@@ -17,6 +17,7 @@ interface Sized {
   readonly text: string;
   readonly outputs: readonly string[];
   readonly words: number;
+  readonly tokens: number;
 }
 
 export function* frequentWordRows(
@@ -30,7 +31,6 @@ export function* frequentWordRows(
   // Upstream divides by these, indexes with them or steps by them.
   if (vocabulary < 2 || step < 1) throw new DoesNotFit(setting.length + 1);
   const scale = riemannZeta(settings.alpha);
-  const count = (text: string) => setting.counter.count(text);
 
   const generate = (wanted: number): Sized => {
     const coded = drawVocabulary(random, vocabulary, settings.wordLength, setting.seed);
@@ -39,37 +39,31 @@ export function* frequentWordRows(
       const all = coded.flatMap((word, i) => new Array<string>(counts[i]!).fill(word));
       const order = seededPermutation(setting.seed, all.length);
       const context = Array.from(order, (i) => all[i]!).join(" ");
-      return {
-        text: formatTemplate(setting.template, { context, query: "" }),
-        outputs: coded.slice(1, 4),
-        words,
-      };
+      const text = formatTemplate(setting.template, { context, query: "" });
+      return { text, outputs: coded.slice(1, 4), words, tokens: setting.counter.count(text) };
     };
     if (wanted > 0) {
       let sized = write(wanted);
-      let tokens = count(sized.text);
-      while (tokens > limit) {
-        if (sized.words <= 0) throw new DoesNotFit(tokens + setting.tokensToGenerate);
+      while (sized.tokens > limit) {
+        if (sized.words <= 0) throw new DoesNotFit(sized.tokens + setting.tokensToGenerate);
         sized = write(sized.words - step);
-        tokens = count(sized.text);
       }
       return sized;
     }
     let words = Math.floor(limit / settings.wordLength);
-    while (count(write(words).text) < limit) words += step;
+    while (write(words).tokens < limit) words += step;
     return write(words - step);
   };
 
   const words = generate(-1).words;
   for (let i = 0; i < setting.samples; i++) {
     const sized = generate(words);
-    const tokens = count(sized.text);
     const text = setting.removeNewlineTab ? onOneLine(sized.text) : sized.text;
     yield makeRow(
       i,
       text,
       sized.outputs,
-      tokens + setting.tokensToGenerate,
+      sized.tokens + setting.tokensToGenerate,
       PROMPTS.frequent_words.answerPrefix,
       setting,
     );

@@ -42,6 +42,7 @@ export function splitSpace(text: string): string[] {
 
 /** A UTF-16 offset as the code-point offset Python gives. */
 export function codePointOffset(text: string, offset: number): number {
+  if (!SURROGATE.test(text)) return offset;
   let count = offset;
   for (let i = 1; i < offset; i++) {
     const unit = text.charCodeAt(i);
@@ -69,7 +70,9 @@ export function compareCodePoints(a: string, b: string): number {
   return a.length - b.length;
 }
 
-const NON_ASCII = /[\u0080-\uffff]/g;
+const SURROGATE = /[\ud800-\udfff]/;
+const NON_ASCII = /[\u0080-\uffff]/;
+const EACH_NON_ASCII = /[\u0080-\uffff]/g;
 
 /** `json.dumps(value)` of a string, a number or a list of strings, ASCII only. */
 export function pythonJson(value: string | number | boolean | null | readonly unknown[] | object): string {
@@ -78,10 +81,9 @@ export function pythonJson(value: string | number | boolean | null | readonly un
     return `{${Object.entries(value)
       .map(([k, v]) => `${pythonJson(k)}: ${pythonJson(v as string)}`)
       .join(", ")}}`;
-  return JSON.stringify(value).replace(
-    NON_ASCII,
-    (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`,
-  );
+  const text = JSON.stringify(value);
+  if (!NON_ASCII.test(text)) return text;
+  return text.replace(EACH_NON_ASCII, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
 /** `template.format(**fields)` for named fields alone; other braces are left as they are. */

@@ -7,12 +7,33 @@ export type Ranks = ReadonlyMap<string, number>;
 /** From this many bytes on, the quadratic scan gives way to a heap. */
 const HEAP_FROM = 96;
 const NONE = 0x7fffffff;
+const MOST_REMEMBERED = 1 << 17;
 
 /** The number of tokens of one piece (a match of the tokenizer's split pattern). */
 export function countPairs(piece: string, ranks: Ranks): number {
   const bytes = isAscii(piece) ? piece : Buffer.from(piece, "utf8").toString("latin1");
   if (bytes.length === 1 || ranks.has(bytes)) return 1;
   return bytes.length < HEAP_FROM ? countByScan(bytes, ranks) : countByHeap(bytes, ranks);
+}
+
+/** Counts pieces and keeps what it counted: far fewer pieces come than a vocabulary has. */
+export class PairCounter {
+  readonly #ranks: Ranks;
+  readonly #counted = new Map<string, number>();
+
+  constructor(ranks: Ranks) {
+    this.#ranks = ranks;
+  }
+
+  count(piece: string): number {
+    let count = this.#counted.get(piece);
+    if (count === undefined) {
+      count = countPairs(piece, this.#ranks);
+      if (this.#counted.size >= MOST_REMEMBERED) this.#counted.clear();
+      if (piece.length <= HEAP_FROM) this.#counted.set(piece, count);
+    }
+    return count;
+  }
 }
 
 function isAscii(text: string): boolean {
