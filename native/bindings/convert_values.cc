@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bindings/convert_values.h"
+
+#include "errors.h"
+
+namespace chatspace {
+namespace {
+
+Phase to_phase(const std::string& name) {
+  return name == "prompt" ? Phase::kPrompt : name == "generation" ? Phase::kGeneration : Phase::kAll;
+}
+
+void read_positions(const Fields& fields, Scope& scope) {
+  scope.has_positions = !fields.absent("positions");
+  const std::vector<int32_t> pairs = fields.ints("positions");
+  for (size_t i = 0; i + 1 < pairs.size(); i += 2) scope.positions.emplace_back(pairs[i], pairs[i + 1]);
+}
+
+int32_t clamp_to_int32(double value) {
+  return value >= 2147483647.0 ? 2147483647 : static_cast<int32_t>(value);
+}
+
+OperationSpec to_operation(const Fields& fields) {
+  OperationSpec spec;
+  spec.site = fields.string("site");
+  const std::string op = fields.string("op");
+  if (op == "cap") {
+    spec.kind = SteerKind::kCap;
+  } else if (op == "ablate") {
+    spec.kind = SteerKind::kAblate;
+  } else if (op == "replace") {
+    spec.kind = SteerKind::kReplace;
+  } else if (op != "add") {
+    throw Error("ERR_NATIVE_ARGUMENT", text("op: expected add, cap, ablate or replace, got ", op));
+  }
+  spec.vector = fields.floats("vector");
+  spec.scale = static_cast<float>(fields.number("scale"));
+  spec.min = static_cast<float>(fields.number("min"));
+  spec.max = static_cast<float>(fields.number("max"));
+  spec.mean = static_cast<float>(fields.number("mean"));
+  spec.amount = static_cast<float>(fields.number("amount"));
+  spec.keep_norm = fields.boolean("keepNorm");
+  spec.scope.phase = to_phase(fields.string("phase"));
+  read_positions(fields, spec.scope);
+  spec.scope.after_generated = clamp_to_int32(fields.number("afterGenerated"));
+  spec.scope.first_generated = clamp_to_int32(fields.number("firstGenerated"));
+  spec.scope.token_ids = fields.ints("tokenIds");
+  return spec;
+}
+
+CaptureSpec to_capture(const Fields& fields) {
+  CaptureSpec spec;
+  spec.site = fields.string("site");
+  spec.scope.phase = to_phase(fields.string("phase"));
+  read_positions(fields, spec.scope);
+  const std::string pool = fields.string("pool");
+  spec.pool = pool == "mean" ? Pool::kMean : pool == "last" ? Pool::kLast : pool == "first" ? Pool::kFirst : Pool::kNone;
+  return spec;
+}
+
+SamplingSpec to_sampling(const Fields& fields) {
+  SamplingSpec spec;
+  spec.temperature = fields.number("temperature");
+  spec.top_k = fields.integer("topK");
+  spec.top_p = fields.number("topP");
+  spec.min_p = fields.number("minP");
+  spec.repetition_penalty = fields.number("repetitionPenalty");
+  spec.presence_penalty = fields.number("presencePenalty");
+  spec.frequency_penalty = fields.number("frequencyPenalty");
+  spec.seed = static_cast<uint64_t>(fields.number("seed"));
+  spec.bias_ids = fields.ints("biasIds");
+  spec.bias_values = fields.floats("biasValues");
+  if (spec.bias_ids.size() != spec.bias_values.size()) {
+    throw Error("ERR_NATIVE_ARGUMENT", "biasIds and biasValues differ in length");
+  }
+  return spec;
+}
+
+WeightSource to_source(const Fields& fields) {
+  WeightSource source;
+  source.file = fields.string("file");
+  source.offset = fields.integer("offset");
+  source.bytes = fields.integer("bytes");
+  source.type = fields.string("type");
+  source.shape = fields.numbers("shape");
+  source.transpose = fields.boolean("transpose");
+  source.rope_heads = fields.integer("ropeHeads");
+  source.row_start = fields.integer("rowStart");
+  source.rows = fields.integer("rows");
+  source.addend = fields.number("addend");
+  return source;
+}
+
+AttributePlan to_attribute(const Fields& fields) {
+  AttributePlan plan{fields.string("name"), int64_t{0}};
+  const std::string type = fields.string("type");
+  if (type == "int") {
+    plan.value = fields.integer("value");
+  } else if (type == "float") {
+    plan.value = fields.number("value");
+  } else if (type == "bool") {
+    plan.value = fields.boolean("value");
+  } else {
+    plan.value = fields.string("value");
+  }
+  return plan;
+}
+
+}  // namespace
+
+LoadOptions to_load_options(const Fields& fields) {
+  LoadOptions options;
+  options.path = fields.string("path");
+  options.device = fields.string("device");
+  options.dtype = fields.string("dtype");
+  options.threads = static_cast<int>(std::max<int64_t>(1, fields.integer("threads")));
+  options.layers_path = fields.absent("layersPath") ? "" : fields.string("layersPath");
+  options.token_budget = std::max<int64_t>(1, fields.integer("tokenBudget"));
+  options.max_batch = std::max<int64_t>(1, fields.integer("maxBatch"));
+  options.cache_bytes = std::max<int64_t>(0, fields.integer("cacheBytes"));
+  return options;
+}
+
+RequestSpec to_request(const Fields& fields) {
+  RequestSpec spec;
+  for (int32_t token : fields.ints("tokens")) spec.tokens.push_back(token);
+  if (spec.tokens.empty()) throw Error("ERR_PROMPT_EMPTY", "tokens: expected at least one");
+  spec.given_rows = fields.ints("embeddingRows");
+  spec.given = fields.floats("embeddings");
+  spec.max_tokens = fields.integer("maxTokens");
+  spec.min_tokens = fields.integer("minTokens");
+  spec.stop_ids = fields.ints("stopIds");
+  spec.stop_bytes = fields.byte_strings("stopBytes");
+  spec.sampling = to_sampling(fields.object("sampling"));
+  spec.logprobs = fields.integer("logprobs");
+  spec.prompt_logprobs = fields.boolean("promptLogprobs");
+  const std::string logits = fields.string("logits");
+  spec.logits = logits == "all" ? LogitsWanted::kAll : logits == "last" ? LogitsWanted::kLast : LogitsWanted::kNone;
+  for (const Fields& operation : fields.objects("program")) spec.program.push_back(to_operation(operation));
+  for (const Fields& capture : fields.objects("captures")) spec.captures.push_back(to_capture(capture));
+  return spec;
+}
+
+ConvertPlan to_convert_plan(const Fields& fields) {
+  ConvertPlan plan;
+  plan.output = fields.string("output");
+  for (const Fields& source : fields.objects("sources")) {
+    plan.sources.emplace_back(source.string("kind"), source.string("text"));
+  }
+  for (const Fields& module : fields.objects("modules")) {
+    ModulePlan out;
+    out.path = module.string("path");
+    out.kind = module.string("kind");
+    for (const Fields& attribute : module.objects("attributes")) out.attributes.push_back(to_attribute(attribute));
+    for (const Fields& weight : module.objects("weights")) {
+      WeightPlan w{weight.string("name"), weight.boolean("optional"), std::nullopt};
+      if (!weight.absent("source")) w.source = to_source(weight.object("source"));
+      out.weights.push_back(std::move(w));
+    }
+    plan.modules.push_back(std::move(out));
+  }
+  plan.cache = fields.string("cache");
+  for (const Fields& file : fields.objects("extraFiles")) {
+    plan.extra_files.emplace_back(file.string("name"), file.bytes("bytes"));
+  }
+  return plan;
+}
+
+namespace {
+
+constexpr size_t kCopyBelow = 1 << 14;  // floats; a small copy costs less than a finalizer
+
+}  // namespace
+
+Napi::Float32Array to_float32(Napi::Env env, std::vector<float> values) {
+  if (values.size() >= kCopyBelow) {
+    auto* owned = new std::vector<float>(std::move(values));
+    try {
+      const size_t count = owned->size();
+      auto buffer = Napi::ArrayBuffer::New(
+          env, owned->data(), count * sizeof(float), [](Napi::BasicEnv, void*, std::vector<float>* v) { delete v; },
+          owned);
+      return Napi::Float32Array::New(env, count, buffer, 0);
+    } catch (const Napi::Error&) {
+      // Hosts with pointer compression refuse memory that is not theirs.
+      values = std::move(*owned);
+      delete owned;
+    }
+  }
+  auto array = Napi::Float32Array::New(env, values.size());
+  if (!values.empty()) std::memcpy(array.Data(), values.data(), values.size() * sizeof(float));
+  return array;
+}
+
+Napi::Int32Array to_int32(Napi::Env env, const std::vector<int32_t>& values) {
+  auto array = Napi::Int32Array::New(env, values.size());
+  if (!values.empty()) std::memcpy(array.Data(), values.data(), values.size() * sizeof(int32_t));
+  return array;
+}
+
+Napi::Object to_js(Napi::Env env, const ModelInfo& info, const std::vector<Site>& sites) {
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("kind", info.own ? "own" : "foreign");
+  out.Set("metadata", info.metadata);
+  out.Set("layers", Napi::Number::New(env, static_cast<double>(info.layers)));
+  out.Set("hiddenSize", Napi::Number::New(env, static_cast<double>(info.hidden_size)));
+  out.Set("vocabSize", Napi::Number::New(env, static_cast<double>(info.vocab_size)));
+  out.Set("contextLength", Napi::Number::New(env, static_cast<double>(info.context_length)));
+  out.Set("device", info.device);
+  out.Set("dtype", info.dtype);
+  out.Set("threads", Napi::Number::New(env, info.threads));
+  out.Set("layerOutput", info.layer_output);
+  out.Set("layersPath", info.layers_path);
+  Napi::Array list = Napi::Array::New(env, sites.size());
+  for (size_t i = 0; i < sites.size(); ++i) {
+    Napi::Object site = Napi::Object::New(env);
+    site.Set("name", sites[i].name);
+    site.Set("path", sites[i].path);
+    site.Set("width", Napi::Number::New(env, static_cast<double>(sites[i].width)));
+    list.Set(static_cast<uint32_t>(i), site);
+  }
+  out.Set("sites", list);
+  out.Set("cached", Napi::Boolean::New(env, info.cached));
+  out.Set("weightBytes", Napi::Number::New(env, static_cast<double>(info.weight_bytes)));
+  out.Set("weightHash", info.weight_hash);
+  return out;
+}
+
+Napi::Object to_js(Napi::Env env, TokenBatch batch) {
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("type", "tokens");
+  out.Set("tokens", to_int32(env, batch.tokens));
+  out.Set("logprobs", to_float32(env, std::move(batch.logprobs)));
+  out.Set("topIds", to_int32(env, batch.top_ids));
+  out.Set("topLogprobs", to_float32(env, std::move(batch.top_logprobs)));
+  return out;
+}
+
+Napi::Object to_js(Napi::Env env, Result result) {
+  Napi::Object out = Napi::Object::New(env);
+  const auto number = [env](double value) { return Napi::Number::New(env, value); };
+  out.Set("type", "done");
+  out.Set("finish", result.finish);
+  out.Set("stopIndex", number(static_cast<double>(result.stop_index)));
+  out.Set("tokens", to_int32(env, result.tokens));
+  out.Set("promptLogprobs", to_float32(env, std::move(result.prompt_logprobs)));
+  out.Set("logits", to_float32(env, std::move(result.logits)));
+  Napi::Array captures = Napi::Array::New(env, result.captures.size());
+  for (size_t i = 0; i < result.captures.size(); ++i) {
+    CaptureResult& capture = result.captures[i];
+    Napi::Object each = Napi::Object::New(env);
+    each.Set("site", capture.site);
+    each.Set("positions", to_int32(env, capture.positions));
+    each.Set("data", to_float32(env, std::move(capture.data)));
+    each.Set("width", number(static_cast<double>(capture.width)));
+    captures.Set(static_cast<uint32_t>(i), each);
+  }
+  out.Set("captures", captures);
+  auto touched = Napi::Float64Array::New(env, result.counters.size());
+  auto change = Napi::Float64Array::New(env, result.counters.size());
+  for (size_t i = 0; i < result.counters.size(); ++i) {
+    touched[i] = static_cast<double>(result.counters[i].rows);
+    change[i] = result.counters[i].change_norm;
+  }
+  out.Set("touched", touched);
+  out.Set("changeNorms", change);
+  out.Set("promptTokens", number(static_cast<double>(result.prompt_tokens)));
+  out.Set("cachedTokens", number(static_cast<double>(result.cached_tokens)));
+  out.Set("queuedMs", number(result.queued_ms));
+  out.Set("promptMs", number(result.prompt_ms));
+  out.Set("generateMs", number(result.generate_ms));
+  return out;
+}
+
+Napi::Object to_js(Napi::Env env, const EngineStats& stats) {
+  Napi::Object out = Napi::Object::New(env);
+  const auto set = [&](const char* name, int64_t value) {
+    out.Set(name, Napi::Number::New(env, static_cast<double>(value)));
+  };
+  set("running", stats.running);
+  set("waiting", stats.waiting);
+  set("requests", stats.requests);
+  set("steps", stats.steps);
+  set("promptTokens", stats.prompt_tokens);
+  set("generatedTokens", stats.generated_tokens);
+  set("cacheBlocks", stats.cache_blocks);
+  set("cacheBlocksUsed", stats.cache_blocks_used);
+  set("weightBytes", stats.weight_bytes);
+  set("cacheBytes", stats.cache_bytes);
+  return out;
+}
+
+Napi::Error to_js_error(Napi::Env env, const Failure& failure) {
+  Napi::Error error = Napi::Error::New(env, failure.message);
+  error.Set("code", Napi::String::New(env, failure.code));
+  error.Set("details", Napi::String::New(env, failure.details));
+  return error;
+}
+
+}  // namespace chatspace

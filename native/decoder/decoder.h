@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// A decoder as the engine sees it: rows in, logits out, sites on the way. Two kinds stand behind it:
+// our own archives (flat rows, paged cache) and any TorchScript decoder. Everything here belongs to the
+// executor thread of the model, from load to destruction.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "steering/site.h"
+
+namespace chatspace {
+
+struct LoadOptions {
+  std::string path;
+  std::string device = "cpu";
+  std::string dtype = "auto";
+  int threads = 1;
+  std::string layers_path;  // "" = find
+  int64_t token_budget = 512;
+  int64_t max_batch = 64;
+  int64_t cache_bytes = 0;
+};
+
+struct ModelInfo {
+  bool own = true;
+  std::string metadata;
+  int64_t layers = 0;
+  int64_t hidden_size = 0;
+  int64_t vocab_size = 0;
+  int64_t context_length = 0;
+  std::string device;
+  std::string dtype;
+  int threads = 1;
+  std::string layer_output;  // "delta-residual" or "hidden"
+  std::string layers_path;
+  bool cached = true;
+  int64_t weight_bytes = 0;
+  std::string weight_hash;
+};
+
+// The rows of one step.
+struct StepRows {
+  std::vector<int64_t> tokens;        // [T]
+  std::vector<int32_t> positions;     // [T]
+  std::vector<int32_t> row_sequence;  // [T] index into `sequences`
+  struct Sequence {
+    int64_t id = 0;  // of the request
+    int64_t first_row = 0;
+    int64_t rows = 0;
+    std::vector<int32_t> blocks;  // cache blocks of the sequence, in order of position
+  };
+  std::vector<Sequence> sequences;
+  std::vector<int64_t> given_rows;  // rows whose embedding is given, ascending
+  std::vector<float> given;         // [given_rows, hidden]
+};
+
+class Decoder {
+ public:
+  virtual ~Decoder() = default;
+
+  const ModelInfo& info() const { return info_; }
+  SiteTable& sites() { return sites_; }
+  const SiteTable& sites() const { return sites_; }
+  at::Device device() const { return device_; }
+
+  // Runs the step and returns float32 logits on the CPU of `logit_rows`, [rows, vocab].
+  virtual at::Tensor forward(const StepRows& step, const std::vector<int64_t>& logit_rows) = 0;
+  // Sequences one step may hold.
+  virtual int64_t max_sequences() const = 0;
+  // Blocks of the cache, 0 when the decoder keeps its own state per sequence.
+  virtual int64_t cache_blocks() const = 0;
+  virtual int64_t cache_block_bytes() const = 0;
+  // Drops what the decoder keeps for a sequence.
+  virtual void release(int64_t sequence_id) { (void)sequence_id; }
+  virtual std::vector<std::pair<std::string, std::string>> module_tree() const = 0;
+  const std::map<std::string, std::string>& extra_files() const { return extra_files_; }
+
+ protected:
+  ModelInfo info_;
+  std::map<std::string, std::string> extra_files_;
+  SiteTable sites_;
+  at::Device device_ = at::kCPU;
+};
+
+// Opens an archive; throws Error with ERR_ARCHIVE_* and what to do about it.
+std::unique_ptr<Decoder> load_decoder(const LoadOptions& options);
+
+}  // namespace chatspace

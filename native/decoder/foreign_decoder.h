@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// Any TorchScript decoder, traced or scripted: inputs are found from the schema of its forward, layers
+// as the longest numbered module list, what a layer returns by a probe. One sequence a step. With a past
+// (a tensor tree that goes in and comes out) a step runs the new tokens; without one it runs the whole
+// prefix again, which is slow, right, and said once by the caller (info().cached is false).
+#pragma once
+
+#include <unordered_map>
+
+#include "decoder/archive.h"
+#include "decoder/decoder.h"
+#include "decoder/foreign_sites.h"
+
+namespace chatspace {
+
+// Which argument of forward takes what; -1 = it has none.
+struct ForeignInputs {
+  int64_t tokens = -1;
+  int64_t mask = -1;
+  int64_t positions = -1;
+  int64_t past = -1;
+  int64_t count = 0;
+};
+
+class ForeignDecoder : public Decoder {
+ public:
+  ForeignDecoder(Archive archive, const LoadOptions& options);
+
+  at::Tensor forward(const StepRows& step, const std::vector<int64_t>& logit_rows) override;
+  int64_t max_sequences() const override { return 1; }
+  int64_t cache_blocks() const override { return 0; }
+  int64_t cache_block_bytes() const override { return 0; }
+  void release(int64_t sequence_id) override { pasts_.erase(sequence_id); }
+  std::vector<std::pair<std::string, std::string>> module_tree() const override;
+
+ private:
+  struct Outputs {
+    at::Tensor logits;  // [tokens, vocab]
+    c10::IValue past;
+  };
+  void find_inputs(const std::string& path);
+  void find_layers_path(const LoadOptions& options);
+  // Runs an instance of the archive with observers and learns each site's output form.
+  void probe(const std::string& path);
+  void install_sites();
+  Outputs run(torch::jit::Module& module, const std::vector<int64_t>& tokens, int64_t first_position,
+              const c10::IValue& past);
+  c10::IValue empty_past() const;
+
+  torch::jit::Module module_;
+  ForeignInputs inputs_;
+  std::vector<LearnedSite> learned_;
+  at::ScalarType dtype_ = at::kFloat;
+  std::unordered_map<int64_t, c10::IValue> pasts_;
+};
+
+}  // namespace chatspace

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "decoder/own_decoder.h"
+
+#include <algorithm>
+#include <cstring>
+#include <unordered_set>
+
+#include "archive/weights.h"
+#include "decoder/memory.h"
+#include "decoder/surgery.h"
+#include "errors.h"
+
+namespace chatspace {
+namespace {
+
+at::ScalarType dtype_of(const std::string& name) {
+  if (name == "float32") return at::kFloat;
+  if (name == "bfloat16") return at::kBFloat16;
+  if (name == "float16") return at::kHalf;
+  throw Error("ERR_DTYPE", text("dtype: expected float32, bfloat16 or float16, got ", name));
+}
+
+std::string name_of(at::ScalarType type) {
+  return type == at::kBFloat16 ? "bfloat16" : type == at::kHalf ? "float16" : "float32";
+}
+
+// An integer field of chatspace.json, which our own converter wrote.
+int64_t field(const std::string& json, const std::string& name) {
+  const size_t at = json.find("\"" + name + "\"");
+  if (at == std::string::npos) return 0;
+  const size_t digits = json.find_first_of("0123456789", at + name.size() + 2);
+  return digits == std::string::npos ? 0 : std::strtoll(json.c_str() + digits, nullptr, 10);
+}
+
+// Bytes of all weights, a shared one counted once.
+int64_t bytes_of(const torch::jit::Module& root) {
+  std::unordered_set<const void*> seen;
+  int64_t bytes = 0;
+  for (const auto& module : root.modules()) {
+    for (const auto& slot : module._ivalue()->slots()) {
+      if (!slot.isTensor() || !slot.toTensor().defined()) continue;
+      if (seen.insert(slot.toTensor().unsafeGetTensorImpl()).second) bytes += static_cast<int64_t>(slot.toTensor().nbytes());
+    }
+  }
+  return bytes;
+}
+
+template <typename T>
+at::Tensor tensor_of(const std::vector<T>& values, at::ScalarType type, at::Device device) {
+  at::Tensor host = at::empty({static_cast<int64_t>(values.size())}, at::TensorOptions().dtype(type));
+  std::memcpy(host.data_ptr(), values.data(), values.size() * sizeof(T));
+  return device.is_cpu() ? host : host.to(device);
+}
+
+}  // namespace
+
+OwnDecoder::OwnDecoder(Archive archive, const LoadOptions& options)
+    : module_(archive.module), max_batch_(options.max_batch) {
+  extra_files_ = std::move(archive.extra_files);
+  device_ = at::Device(options.device);
+  const std::string& metadata = extra_files_["chatspace.json"];
+  const std::string& table = extra_files_[kWeightsTable];
+  info_.own = true;
+  info_.metadata = metadata;
+  info_.dtype = options.dtype == "auto" ? name_of(stored_dtype(table)) : options.dtype;
+  info_.device = options.device;
+  info_.threads = options.threads;
+  info_.layer_output = "delta-residual";
+  info_.layers_path = "layers";
+  info_.layers = field(metadata, "layers");
+  info_.hidden_size = field(metadata, "hiddenSize");
+  info_.vocab_size = field(metadata, "vocabSize");
+  info_.context_length = field(metadata, "contextLength");
+  info_.weight_hash = archive.weight_hash;
+  const at::ScalarType dtype = dtype_of(info_.dtype);
+  materialize_weights(module_, table, dtype, device_);
+  info_.weight_bytes = bytes_of(module_);
+  cache_ = module_.attr("kv").toCustomClass<KVCache>();
+  if (info_.layers != static_cast<int64_t>(cache_->layers().size()) || info_.hidden_size <= 0 ||
+      info_.vocab_size <= 0) {
+    throw Error("ERR_ARCHIVE_METADATA", text(options.path, ": chatspace.json names ", info_.layers,
+                                             " layers, the archive's cache has ", cache_->layers().size()));
+  }
+  install_sites();
+  size_cache(options, dtype);
+}
+
+void OwnDecoder::install_sites() {
+  Surgeon surgeon;
+  const auto add = [&](const std::string& name, const std::string& path, OutputForm form) {
+    auto hook = c10::make_intrusive<SiteHook>();
+    torch::jit::Module module = submodule(module_, path);
+    surgeon.install(module, hook, form);
+    sites_.add({name, path, info_.hidden_size, hook});
+  };
+  add("embed", "embed", {});
+  for (int64_t layer = 0; layer < info_.layers; ++layer) {
+    const std::string path = text("layers.", layer);
+    add(path, path, {OutputForm::Kind::kPair, 0, 1});
+    add(path + ".attn", path + ".attn", {});
+    add(path + ".mlp", path + ".mlp", {});
+  }
+  add("final", "norm", {});
+}
+
+void OwnDecoder::size_cache(const LoadOptions& options, at::ScalarType dtype) {
+  block_bytes_ = cache_->block_bytes(dtype);
+  const int64_t context = info_.context_length > 0 ? info_.context_length : 4096;
+  const int64_t whole = (context + kBlockTokens - 1) / kBlockTokens;
+  const int64_t budget = options.cache_bytes > 0 ? options.cache_bytes : available_memory(device_) / 4;
+  // Pages of the pool are taken when they are first written, so its size is a limit, not a cost.
+  const int64_t blocks = std::min(budget / block_bytes_, whole * options.max_batch);
+  if (blocks < 1) {
+    throw Error("ERR_CACHE_MEMORY", text("KV cache: ", budget, " bytes do not hold one block of ", block_bytes_,
+                                         " bytes (", kBlockTokens, " positions)"));
+  }
+  cache_->allocate(blocks, dtype, device_);
+}
+
+at::Tensor OwnDecoder::forward(const StepRows& step, const std::vector<int64_t>& logit_rows) {
+  size_t max_blocks = 1;
+  for (const auto& sequence : step.sequences) max_blocks = std::max(max_blocks, sequence.blocks.size());
+  std::vector<int32_t> tables(step.sequences.size() * max_blocks, 0);
+  for (size_t s = 0; s < step.sequences.size(); ++s) {
+    std::copy(step.sequences[s].blocks.begin(), step.sequences[s].blocks.end(), tables.begin() + s * max_blocks);
+  }
+  StepLayout layout;
+  layout.positions = tensor_of(step.positions, at::kInt, device_);
+  layout.row_sequence = tensor_of(step.row_sequence, at::kInt, device_);
+  layout.block_tables = tensor_of(tables, at::kInt, device_)
+                            .view({static_cast<int64_t>(step.sequences.size()), static_cast<int64_t>(max_blocks)});
+  cache_->begin_step(layout);
+
+  c10::IValue rows;
+  c10::IValue given;
+  if (!step.given_rows.empty()) {
+    rows = tensor_of(step.given_rows, at::kLong, device_);
+    given = tensor_of(step.given, at::kFloat, device_).view({-1, info_.hidden_size});
+  }
+  const at::Tensor hidden = module_.forward({tensor_of(step.tokens, at::kLong, device_), rows, given}).toTensor();
+  if (logit_rows.empty()) return at::empty({0, info_.vocab_size}, at::kFloat);
+  at::Tensor selected = hidden;
+  if (static_cast<int64_t>(logit_rows.size()) != hidden.size(0)) {
+    selected = hidden.index_select(0, tensor_of(logit_rows, at::kLong, device_));
+  }
+  return module_.get_method("logits")({selected}).toTensor().to(at::kCPU, at::kFloat).contiguous();
+}
+
+std::vector<std::pair<std::string, std::string>> OwnDecoder::module_tree() const {
+  return chatspace::module_tree(module_);
+}
+
+}  // namespace chatspace

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// An archive written by `chatspace-steer convert`: flat rows of all requests of a step, paged KV cache,
+// layers that return (delta, residual). Its module tree is fixed: embed, layers.N{.attn,.mlp}, norm;
+// methods forward(tokens, rows, given) and logits(hidden).
+#pragma once
+
+#include <memory>
+
+#include "decoder/archive.h"
+#include "decoder/decoder.h"
+#include "ops/kv_cache.h"
+
+namespace chatspace {
+
+class OwnDecoder : public Decoder {
+ public:
+  OwnDecoder(Archive archive, const LoadOptions& options);
+
+  at::Tensor forward(const StepRows& step, const std::vector<int64_t>& logit_rows) override;
+  int64_t max_sequences() const override { return max_batch_; }
+  int64_t cache_blocks() const override { return cache_->blocks(); }
+  int64_t cache_block_bytes() const override { return block_bytes_; }
+  std::vector<std::pair<std::string, std::string>> module_tree() const override;
+
+ private:
+  void install_sites();
+  void size_cache(const LoadOptions& options, at::ScalarType dtype);
+
+  torch::jit::Module module_;
+  c10::intrusive_ptr<KVCache> cache_;
+  int64_t max_batch_;
+  int64_t block_bytes_ = 0;
+};
+
+}  // namespace chatspace

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// What goes into the engine and what comes out, free of JavaScript. A Sink is called on the executor
+// thread and must not block.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/steer_types.h"
+#include "steering/capture.h"
+#include "steering/program.h"
+
+namespace chatspace {
+
+struct SamplingSpec {
+  double temperature = 0.0;  // 0 = greedy
+  int64_t top_k = 0;
+  double top_p = 1.0;
+  double min_p = 0.0;
+  double repetition_penalty = 1.0;
+  double presence_penalty = 0.0;
+  double frequency_penalty = 0.0;
+  uint64_t seed = 0;
+  std::vector<int32_t> bias_ids;
+  std::vector<float> bias_values;
+};
+
+enum class LogitsWanted { kNone, kLast, kAll };
+
+struct RequestSpec {
+  std::vector<int64_t> tokens;
+  std::vector<int32_t> given_rows;
+  std::vector<float> given;  // [given_rows, hidden]
+  int64_t max_tokens = 0;
+  int64_t min_tokens = 0;
+  std::vector<int32_t> stop_ids;
+  std::vector<std::string> stop_bytes;
+  SamplingSpec sampling;
+  int64_t logprobs = -1;
+  bool prompt_logprobs = false;
+  LogitsWanted logits = LogitsWanted::kNone;
+  std::vector<OperationSpec> program;
+  std::vector<CaptureSpec> captures;
+};
+
+struct TokenBatch {
+  std::vector<int32_t> tokens;
+  std::vector<float> logprobs;
+  std::vector<int32_t> top_ids;  // [tokens, k]
+  std::vector<float> top_logprobs;
+};
+
+struct CaptureResult {
+  std::string site;
+  std::vector<int32_t> positions;
+  std::vector<float> data;
+  int64_t width = 0;
+};
+
+struct Result {
+  std::string finish;
+  int64_t stop_index = -1;
+  std::vector<int32_t> tokens;
+  std::vector<float> prompt_logprobs;
+  std::vector<float> logits;
+  std::vector<CaptureResult> captures;
+  std::vector<SteerCounter> counters;
+  int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;
+  double queued_ms = 0;
+  double prompt_ms = 0;
+  double generate_ms = 0;
+};
+
+class Sink {
+ public:
+  virtual ~Sink() = default;
+  virtual void on_tokens(TokenBatch batch) = 0;
+  virtual void on_done(Result result) = 0;
+  virtual void on_error(const std::string& code, const std::string& message, const std::string& details) = 0;
+};
+
+struct EngineStats {
+  int64_t running = 0;
+  int64_t waiting = 0;
+  int64_t requests = 0;
+  int64_t steps = 0;
+  int64_t prompt_tokens = 0;
+  int64_t generated_tokens = 0;
+  int64_t cache_blocks = 0;
+  int64_t cache_blocks_used = 0;
+  int64_t weight_bytes = 0;
+  int64_t cache_bytes = 0;
+};
+
+}  // namespace chatspace

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// One request while it lives in the engine. Belongs to the executor thread.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <vector>
+
+#include "engine/request.h"
+#include "engine/sampler.h"
+#include "engine/stop_matcher.h"
+
+namespace chatspace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Sequence {
+  Sequence(int64_t id_, RequestSpec spec_, std::shared_ptr<Sink> sink_, std::shared_ptr<const TokenBytes> bytes)
+      : id(id_),
+        spec(std::move(spec_)),
+        sink(std::move(sink_)),
+        tokens(spec.tokens),
+        prompt(static_cast<int64_t>(spec.tokens.size())),
+        sampler(spec.sampling, spec.tokens),
+        stops(spec.stop_bytes, std::move(bytes)),
+        submitted(Clock::now()) {}
+
+  int64_t id;
+  RequestSpec spec;
+  std::shared_ptr<Sink> sink;
+  std::shared_ptr<const Program> program;
+  std::vector<Capture> captures;
+  std::vector<SteerCounter> counters;
+
+  std::vector<int64_t> tokens;  // prompt, then generated
+  int64_t prompt;
+  int64_t computed = 0;         // positions whose keys and values stand in the cache
+  std::vector<int32_t> blocks;
+  Sampler sampler;
+  StopMatcher stops;
+  Result result;
+
+  Clock::time_point submitted;
+  Clock::time_point started;
+  Clock::time_point first_token;
+
+  int64_t generated() const { return static_cast<int64_t>(tokens.size()) - prompt; }
+  bool in_prompt() const { return computed < prompt; }
+  bool wants_prompt_rows() const { return spec.prompt_logprobs || spec.logits == LogitsWanted::kAll; }
+};
+
+}  // namespace chatspace
