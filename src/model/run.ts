@@ -2,15 +2,15 @@
 // One request on the engine: its events as an async iterator, cancellation by AbortSignal, and errors of
 // the addon turned into ours. The addon calls back on this thread; nothing here waits synchronously.
 
-import { DeviceError, DisposedError, ModelError, type SteerError } from "../errors.ts";
+import { DisposedError } from "../errors.ts";
 import type {
   NativeDoneEvent,
-  NativeErrorEvent,
   NativeEvent,
   NativeModel,
   NativeRequest,
   NativeTokensEvent,
 } from "../native/contract.ts";
+import { nativeError, parseDetails, translateNativeError } from "../native/error-map.ts";
 
 /**
  * Submits a request and yields its token events; returns the final one.
@@ -31,7 +31,7 @@ export async function* runRequest(
     wake = undefined;
   };
   let ended = false;
-  const id = native.submit(request, (event) => {
+  const id = submit(native, request, (event) => {
     if (event.type !== "tokens") ended = true;
     events.push(event);
     notify();
@@ -53,11 +53,19 @@ export async function* runRequest(
       }
       if (event.type === "tokens") yield event;
       else if (event.type === "done") return finished(event);
-      else throw engineError(event);
+      else throw nativeError(event.code, event.message, parseDetails(event.details));
     }
   } finally {
     signal?.removeEventListener("abort", onAbort);
     if (!ended) native.abort(id);
+  }
+}
+
+function submit(native: NativeModel, request: NativeRequest, onEvent: (event: NativeEvent) => void): number {
+  try {
+    return native.submit(request, onEvent);
+  } catch (error) {
+    throw translateNativeError(error);
   }
 }
 
@@ -86,20 +94,4 @@ export function disposedError(message: string): DisposedError {
   return new DisposedError("ERR_DISPOSED", message, {
     remedies: ["load the model again, or dispose of it only after the last answer"],
   });
-}
-
-function engineError(event: NativeErrorEvent): SteerError {
-  const details = parseDetails(event.details);
-  if (event.code === "ERR_DISPOSED") return disposedError(event.message);
-  const Kind = /DEVICE|CUDA|MEMORY|CACHE/.test(event.code) ? DeviceError : ModelError;
-  return new Kind(event.code, event.message, { details });
-}
-
-function parseDetails(json: string): Record<string, unknown> {
-  try {
-    const value: unknown = JSON.parse(json);
-    return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : {};
-  } catch {
-    return { details: json };
-  }
 }

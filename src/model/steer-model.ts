@@ -4,6 +4,7 @@
 
 import { debuglog } from "node:util";
 import type { NativeAddon, NativeModel, NativeStats } from "../native/contract.ts";
+import { translateNativeError } from "../native/error-map.ts";
 import { loadAddon } from "../native/loader.ts";
 import { checkString } from "../steering/check.ts";
 import type { Site } from "../steering/sites.ts";
@@ -107,7 +108,9 @@ export class SteerModel {
     });
     const given = load.tokenizer === undefined ? undefined : await loadTokenizer(load.tokenizer);
     const device = load.native.device ?? defaultDevice(addon);
-    const native = await addon.load({ ...load.native, device, path });
+    const native = await addon.load({ ...load.native, device, path }).catch((error: unknown) => {
+      throw translateNativeError(error);
+    });
     try {
       signal?.throwIfAborted();
       const tokenizer = given ?? archiveTokenizer(native);
