@@ -76,6 +76,10 @@ OwnDecoder::OwnDecoder(Archive archive, const LoadOptions& options)
   materialize_weights(module_, table, dtype, device_);
   info_.weight_bytes = bytes_of(module_);
   cache_ = module_.attr("kv").toCustomClass<KVCache>();
+  // The archive stores the object once per module that reads it; all of them get the root's.
+  for (torch::jit::Module module : module_.modules()) {
+    if (module.hasattr("kv")) module._ivalue()->setAttr("kv", module_.attr("kv"));
+  }
   if (info_.layers != static_cast<int64_t>(cache_->layers().size()) || info_.hidden_size <= 0 ||
       info_.vocab_size <= 0) {
     throw Error("ERR_ARCHIVE_METADATA", text(options.path, ": chatspace.json names ", info_.layers,
