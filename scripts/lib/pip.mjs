@@ -68,7 +68,7 @@ async function attemptWheel(python, requirement, folder, answerMs) {
     "--platform",
     "any",
     "--retries",
-    "0",
+    "1",
     "--timeout",
     "15",
     "--progress-bar",
@@ -124,16 +124,19 @@ async function attemptWheel(python, requirement, folder, answerMs) {
   });
 }
 
-/** pip says "no matching distribution" also when it reached no index at all; the warnings tell which. */
+/** pip says "no matching distribution" also when it reached no index at all; its warnings tell which. */
 function pipReason(stderr, code) {
   const lines = stderr
     .split("\n")
     .map((line) => line.replace(/^(ERROR|WARNING): /, "").trim())
     .filter(Boolean);
-  const network = lines.find((line) =>
-    /Failed to establish|Could not fetch URL|ConnectTimeout|SSLError|NewConnection/.test(line),
+  const broken = /after connection broken by '(\w+)\((.*)\)'/.exec(
+    lines.find((line) => line.includes("broken by")) ?? "",
   );
-  return network ?? lines.at(-1) ?? `pip exited with ${code}`;
+  if (broken)
+    return `${broken[1]}: ${broken[2].replace(/^.*object at 0x[0-9a-f]+>:? ?/, "").replace(/['"]+$/, "")}`;
+  const version = lines.find((line) => line.startsWith("Could not find a version"));
+  return (version ?? lines.at(-1) ?? `pip exited with ${code}`).slice(0, 300);
 }
 
 function sizeOf(folder) {
