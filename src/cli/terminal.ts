@@ -58,7 +58,9 @@ export function reportError(error: unknown): void {
   const text = error instanceof Error ? error.message : String(error);
   const code = errorCode(error);
   const label = styled(process.stderr, "red", "error:");
-  process.stderr.write(`${label} ${text}${code === undefined ? "" : ` [${code}]`}\n`);
+  const [sentence = "", ...rest] = text.split("\n");
+  const lines = [`${label} ${sentence}${code === undefined ? "" : ` [${code}]`}`, ...rest];
+  process.stderr.write(`${lines.join("\n")}\n`);
   if (process.env.CHATSPACE_TRACE && error instanceof Error) process.stderr.write(`${error.stack}\n`);
 }
 

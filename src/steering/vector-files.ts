@@ -12,7 +12,12 @@ import { type FormatTensor, float32Tensor, toFloat32 } from "../formats/tensor.t
 import { writeWhole } from "../formats/write-whole.ts";
 import { layerSite } from "./sites.ts";
 import { ANY_SITE, SteeringVector, type SteeringVectorInit } from "./vector.ts";
-import { readControlVector, readTorchVector, writeControlVector } from "./vector-foreign.ts";
+import {
+  readControlVector,
+  readTorchVector,
+  writeControlVector,
+  writeTorchVector,
+} from "./vector-foreign.ts";
 
 /** Value of the metadata key "format" in our own files. */
 const FORMAT = "chatspace-steering-vector";
@@ -64,6 +69,8 @@ export async function saveVector(vector: SteeringVector, path: string): Promise<
       return writeWhole(path, new TextEncoder().encode(`${JSON.stringify(asJson(vector))}\n`));
     case ".gguf":
       return writeWhole(path, writeControlVector(vector));
+    case ".pt":
+      return writeWhole(path, writeTorchVector(vector));
     default:
       throw unknownEnding(path);
   }
@@ -225,7 +232,7 @@ function unknownEnding(path: string): DataError {
     `vector: expected a file ending in ${ENDINGS.join(", ")}, got ${path}`,
     {
       details: { path, endings: ENDINGS },
-      remedies: ["writing .pt is not offered; .safetensors is read by every tool"],
+      remedies: ["take .safetensors, which holds every vector"],
     },
   );
 }

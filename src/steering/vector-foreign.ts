@@ -9,8 +9,9 @@ import { readGgufTensors } from "../formats/gguf.ts";
 import { type GgufField, writeGguf } from "../formats/gguf-writer.ts";
 import { type FormatTensor, float32Tensor, toFloat32 } from "../formats/tensor.ts";
 import { readTorchSave } from "../formats/torch-save.ts";
+import { type TorchInput, writeTorchSave } from "../formats/torch-save-writer.ts";
 import { layerSite, siteLayer } from "./sites.ts";
-import { SteeringVector } from "./vector.ts";
+import { ANY_SITE, SteeringVector } from "./vector.ts";
 
 /**
  * `direction.N` is added to the output of the 0-based layer N: llama.cpp applies it there and has no slot
@@ -91,6 +92,34 @@ export function readTorchVector(file: string): SteeringVector {
   const values = oneRow(file, tensor);
   const directions = typeof layer === "number" ? new Map([[layer, values]]) : values;
   return new SteeringVector({ ...init, directions });
+}
+
+/**
+ * The form chatspace saves: { layer_vectors, steering_vector, projection_caps, ablations }; a direction
+ * without a layer is { steering_vector } alone.
+ * @throws DataError ERR_VECTOR_FORMAT for sites that are no layers.
+ */
+export function writeTorchVector(vector: SteeringVector): Uint8Array {
+  const [only] = vector.sites.length === 1 ? vector.sites.map((site) => float32Tensor(vector.at(site))) : [];
+  if (vector.sites[0] === ANY_SITE) return writeTorchSave(new Map([["steering_vector", only ?? null]]));
+  const layers = new Map<number, FormatTensor>();
+  for (const site of vector.sites) {
+    const layer = siteLayer(site);
+    if (layer === undefined)
+      throw new DataError("ERR_VECTOR_FORMAT", `steering_vector.pt: expected layers, got the site ${site}`, {
+        details: { site },
+        remedies: ["save as .safetensors, which holds every site"],
+      });
+    layers.set(layer, float32Tensor(vector.at(site)));
+  }
+  return writeTorchSave(
+    new Map<string, TorchInput>([
+      ["layer_vectors", layers],
+      ["steering_vector", only ?? null],
+      ["projection_caps", new Map()],
+      ["ablations", new Map()],
+    ]),
+  );
 }
 
 function directionsByLayer(file: string, value: unknown): Map<number, Float32Array> {

@@ -174,7 +174,7 @@ export class SteeringVector {
   }
 
   /**
-   * Writes the vector; the format follows the ending: .safetensors (native), .npy, .json, .gguf.
+   * Writes the vector; the format follows the ending: .safetensors (native), .npy, .json, .gguf, .pt.
    * The file appears whole or not at all.
    * @throws DataError ERR_VECTOR_FORMAT when the format cannot hold it.
    */
