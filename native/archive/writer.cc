@@ -13,6 +13,7 @@
 #include <cstring>
 #include <exception>
 #include <map>
+#include <set>
 #include <string_view>
 
 #include "archive/mapped_weights.h"
@@ -24,11 +25,24 @@ namespace {
 
 using torch::jit::Module;
 
+// The name `torch` of a source: its operators, and the one dtype that sources write out.
+struct TorchNamespace : torch::jit::BuiltinModule {
+  TorchNamespace() : BuiltinModule("aten") {}
+  std::shared_ptr<torch::jit::SugaredValue> attr(const torch::jit::SourceRange& range,
+                                                 torch::jit::GraphFunction& function,
+                                                 const std::string& field) override {
+    if (field != "float32") return BuiltinModule::attr(range, function, field);
+    return std::make_shared<torch::jit::SimpleValue>(
+        function.graph()->insertConstant(static_cast<int64_t>(at::kFloat), range));
+  }
+};
+
 // Lets a family's source say `chatspace.op(...)` for our operators beside `torch.op(...)`.
 struct OperatorResolver : torch::jit::NativeResolver {
   std::shared_ptr<torch::jit::SugaredValue> resolveValue(const std::string& name, torch::jit::GraphFunction& function,
                                                          const torch::jit::SourceRange& range) override {
     if (name == "chatspace") return std::make_shared<torch::jit::BuiltinModule>("chatspace");
+    if (name == "torch") return std::make_shared<TorchNamespace>();
     return NativeResolver::resolveValue(name, function, range);
   }
 };
@@ -141,7 +155,8 @@ class ModuleBuilder {
     table_ += text(where, ' ', stored.type, ' ', addend);
     for (int64_t size : stored.shape) table_ += text(' ', size);
     table_ += '\n';
-    bytes_ += static_cast<int64_t>(stored.tensor.nbytes());
+    if (counted_.insert(stored.tensor.unsafeGetTensorImpl()).second)
+      bytes_ += static_cast<int64_t>(stored.tensor.nbytes());
     slot.value = stored.tensor;
     return slot;
   }
@@ -180,6 +195,7 @@ class ModuleBuilder {
   std::map<std::string, c10::ClassTypePtr> classes_;
   std::string table_ = "chatspace-weights 1\n";
   int64_t bytes_ = 0;
+  std::set<const void*> counted_;
 };
 
 // The file under a temporary name in the folder of the final one. Removed unless committed.
@@ -253,6 +269,7 @@ void write_archive(const ConvertPlan& plan, const ConvertProgress& progress) {
   // process. The first failure is kept, the rest of the bytes are swallowed, and it is thrown after.
   std::exception_ptr failure;
   int64_t done = 0;
+  int64_t reported = 0;
   const int64_t total = builder.bytes();
   constexpr size_t kChunk = size_t{8} << 20;
   const auto sink = [&](const void* data, size_t bytes) -> size_t {
@@ -264,7 +281,9 @@ void write_archive(const ConvertPlan& plan, const ConvertProgress& progress) {
         file.write(from + at, part);
         weights.release(from + at, part);
         done += static_cast<int64_t>(part);
-        if (progress && part == kChunk) progress(std::min(done, total), total);
+        if (!progress || done - reported < static_cast<int64_t>(kChunk / 2)) continue;
+        reported = done;
+        progress(std::min(done, total), total);
       }
     } catch (...) {
       failure = std::current_exception();
