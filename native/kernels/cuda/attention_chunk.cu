@@ -2,6 +2,7 @@
 // Launch of attention for rows of prompt chunks.
 #include "kernels/cuda/attention_chunk.cuh"
 #include "kernels/cuda/block.cuh"
+#include "kernels/cuda/launch.h"
 
 namespace chatspace::cuda {
 namespace {

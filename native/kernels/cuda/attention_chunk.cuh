@@ -63,13 +63,13 @@ CHATSPACE_FN void attend_chunk(Block& block, const AttentionArgs& args, int64_t 
                        ? args.queries[((first_row + slot / heads) * args.heads + head) * dim + i % dim]
                        : 0.0f;
     }
-    int64_t from[Q];
-    int64_t to[Q];
-#pragma unroll
+    int from[Q];  // positions; 32 bits because these live in registers beside the sums
+    int to[Q];
+    CHATSPACE_UNROLL
     for (int q = 0; q < Q; ++q) {
       const int64_t slot = block.warp() * Q + q;
       to[q] = slot < count ? args.positions[first_row + slot / heads] : -1;
-      from[q] = slot < count ? first_visible(args.window, to[q]) : 0;
+      from[q] = slot < count ? static_cast<int>(first_visible(args.window, to[q])) : 0;
     }
 
     WarpAttention<Q, L> state;
@@ -89,7 +89,7 @@ CHATSPACE_FN void attend_chunk(Block& block, const AttentionArgs& args, int64_t 
       block.sync();
       KeyRange ranges[Q];
       bool any = false;
-#pragma unroll
+      CHATSPACE_UNROLL
       for (int q = 0; q < Q; ++q) {
         ranges[q] = visible_keys(at, from[q], to[q]);
         any = any || ranges[q].first <= ranges[q].last;
@@ -100,13 +100,13 @@ CHATSPACE_FN void attend_chunk(Block& block, const AttentionArgs& args, int64_t 
       }
     }
 
-#pragma unroll
+    CHATSPACE_UNROLL
     for (int q = 0; q < Q; ++q) {
       const int64_t slot = block.warp() * Q + q;
       if (slot >= count) continue;
       const int64_t head = kv_head * group + in_group + slot % heads;
       const int64_t out = ((first_row + slot / heads) * args.heads + head) * dim;
-#pragma unroll
+      CHATSPACE_UNROLL
       for (int part = 0; part < L; ++part) {
         const int d = block.lane() + 32 * part;
         if (d < dim) store(args.out, out + d, state.mixed[q][part] / state.total[q]);

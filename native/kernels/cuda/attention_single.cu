@@ -2,6 +2,7 @@
 // Launches of attention for rows that are alone in their sequence (decode).
 #include "kernels/cuda/attention_single.cuh"
 #include "kernels/cuda/block.cuh"
+#include "kernels/cuda/launch.h"
 
 namespace chatspace::cuda {
 namespace {
@@ -44,15 +45,6 @@ cudaError_t by_group(const AttentionArgs& args, cudaStream_t stream) {
 }
 
 }  // namespace
-
-AttentionSplits attention_splits(int64_t max_blocks) {
-  constexpr int64_t kSplitBlocks = 8;  // 256 positions: two cache blocks a warp
-  constexpr int64_t kMostSplits = 64;  // bounds the scratch and the merge
-  const int64_t least = (max_blocks + kMostSplits - 1) / kMostSplits;
-  const int64_t split_blocks = least > kSplitBlocks ? least : kSplitBlocks;
-  const int64_t splits = (max_blocks + split_blocks - 1) / split_blocks;
-  return {splits < 1 ? 1 : splits, split_blocks};
-}
 
 cudaError_t attend_single_rows(const AttentionArgs& args, cudaStream_t stream) {
   if (args.rows == 0 || args.sequences == 0) return cudaSuccess;

@@ -49,20 +49,20 @@ CHATSPACE_FN void attend_single(Block& block, const AttentionArgs& args, int64_t
     const int64_t offset = (physical * args.kv_heads + kv_head) * dim * kBlock;
     const KeyRange seen = visible_keys(at, from, position);
     KeyRange ranges[Q];
-#pragma unroll
+    CHATSPACE_UNROLL
     for (int q = 0; q < Q; ++q) ranges[q] = q < count ? seen : KeyRange{1, 0};
     state.absorb(block, queries, static_cast<const Cache*>(args.keys.data) + offset,
                  static_cast<const Cache*>(args.values.data) + offset, dim, ranges, args.scale, args.softcap, weights);
   }
 
   float* mine = merge + block.warp() * Q * stride;
-#pragma unroll
+  CHATSPACE_UNROLL
   for (int q = 0; q < Q; ++q) {
     if (block.lane() == 0) {
       mine[q * stride] = state.highest[q];
       mine[q * stride + 1] = state.total[q];
     }
-#pragma unroll
+    CHATSPACE_UNROLL
     for (int part = 0; part < L; ++part) {
       const int d = block.lane() + 32 * part;
       if (d < dim) mine[q * stride + 2 + d] = state.mixed[q][part];

@@ -38,11 +38,11 @@ struct WarpAttention {
   float mixed[Q][L];
 
   CHATSPACE_FN void clear() {
-#pragma unroll
+    CHATSPACE_UNROLL
     for (int q = 0; q < Q; ++q) {
       highest[q] = kNothing;
       total[q] = 0.0f;
-#pragma unroll
+      CHATSPACE_UNROLL
       for (int part = 0; part < L; ++part) mixed[q][part] = 0.0f;
     }
   }
@@ -55,17 +55,17 @@ struct WarpAttention {
                            const KeyRange (&ranges)[Q], float scale, float softcap, float* weights) {
     const int lane = block.lane();
     float scores[Q];
-#pragma unroll
+    CHATSPACE_UNROLL
     for (int q = 0; q < Q; ++q) scores[q] = 0.0f;
     for (int d = 0; d < dim; ++d) {
       const float key = to_float(keys[d * kBlock + lane]);
-#pragma unroll
+      CHATSPACE_UNROLL
       for (int q = 0; q < Q; ++q) scores[q] += queries[q * dim + d] * key;
     }
 
     int first = static_cast<int>(kBlock);
     int last = -1;
-#pragma unroll
+    CHATSPACE_UNROLL
     for (int q = 0; q < Q; ++q) {
       const KeyRange range = ranges[q];
       if (range.first <= range.last) {
@@ -81,17 +81,17 @@ struct WarpAttention {
       const float shrink = top == kNothing ? 1.0f : expf(highest[q] - top);
       total[q] = total[q] * shrink + block.warp_sum(weight);
       highest[q] = top;
-#pragma unroll
+      CHATSPACE_UNROLL
       for (int part = 0; part < L; ++part) mixed[q][part] *= shrink;
       weights[q * kBlock + lane] = weight;
     }
     block.sync_warp();
     for (int key = first; key <= last; ++key) {
-#pragma unroll
+      CHATSPACE_UNROLL
       for (int part = 0; part < L; ++part) {
         const int d = lane + 32 * part;
         const float value = d < dim ? to_float(values[key * dim + d]) : 0.0f;
-#pragma unroll
+        CHATSPACE_UNROLL
         for (int q = 0; q < Q; ++q) mixed[q][part] += weights[q * kBlock + key] * value;
       }
     }

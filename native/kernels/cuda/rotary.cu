@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Launch of the kernel before attention: q and k normed and rotated, k and v into the cache.
 #include "kernels/cuda/block.cuh"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/rotary_row.cuh"
 
 namespace chatspace::cuda {

@@ -41,7 +41,7 @@ CHATSPACE_FN void rotary_row(Block& block, const AttentionArgs& args, int64_t ro
 
     float values[kMaxLaneDims];
     float squares = 0.0f;
-#pragma unroll
+    CHATSPACE_UNROLL
     for (int part = 0; part < kMaxLaneDims; ++part) {
       const int64_t d = block.lane() + 32 * part;
       values[part] = d < dim ? load(args.qkv, source + d) : 0.0f;
@@ -50,7 +50,7 @@ CHATSPACE_FN void rotary_row(Block& block, const AttentionArgs& args, int64_t ro
     const bool normed = !is_value && norm.data != nullptr;
     float factor = 1.0f;
     if (normed) factor = 1.0f / sqrtf(block.warp_sum(squares) / static_cast<float>(dim) + args.norm_eps);
-#pragma unroll
+    CHATSPACE_UNROLL
     for (int part = 0; part < kMaxLaneDims; ++part) {
       const int64_t d = block.lane() + 32 * part;
       if (d < dim) buffer[d] = normed ? values[part] * factor * load(norm, d) : values[part];

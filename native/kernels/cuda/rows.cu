@@ -2,6 +2,7 @@
 // Launches of the kernels that work on rows by themselves: embedding, norms, activations.
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/block.cuh"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm_row.cuh"
 
 namespace chatspace::cuda {

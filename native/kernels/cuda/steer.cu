@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Launch of the steering kernel: one block a row that has something to do.
 #include "kernels/cuda/block.cuh"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/steer_row.cuh"
 
 namespace chatspace::cuda {

@@ -7,14 +7,16 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/args.h"
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define CHATSPACE_FN __device__ __forceinline__
+#define CHATSPACE_UNROLL _Pragma("unroll")
 #else
 #define CHATSPACE_FN inline
+#define CHATSPACE_UNROLL
 #endif
 
 namespace chatspace::cuda {

@@ -42,7 +42,10 @@ SteerCounter* SteerCounters::take(const std::vector<SteerCounter*>& hosts) {
 
 void SteerCounters::read() {
   const c10::cuda::CUDAGuard guard(device_);
-  for (Chunk& chunk : chunks_) {
+  // Taken out first: if the device fails below, nothing may point at host counters any more.
+  std::vector<Chunk> chunks = std::move(chunks_);
+  chunks_.clear();
+  for (Chunk& chunk : chunks) {
     if (chunk.hosts.empty()) continue;
     const auto used = static_cast<int64_t>(chunk.hosts.size() * sizeof(SteerCounter));
     at::Tensor part = chunk.slots.narrow(0, 0, used);
@@ -55,8 +58,7 @@ void SteerCounters::read() {
     }
     chunk.hosts.clear();
   }
-  // One chunk is kept for the next step.
-  if (chunks_.size() > 1) chunks_.erase(chunks_.begin(), chunks_.end() - 1);
+  if (!chunks.empty()) chunks_.push_back(std::move(chunks.back()));  // kept for the next step
 }
 
 SteerCounters& thread_counters(c10::Device device) {

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CUDA kernels' bodies, run on the CPU by an emulated block, against the CPU operators (the oracle)
+// and against ATen. This shows the arithmetic, the indexing and the barriers; that the same code runs on
+// a device is for the GPU tests to show.
+#include <random>
+
+#include "kernels/cuda/activation.cuh"
+#include "kernels/cuda/norm_row.cuh"
+#include "kernels/cuda/steer_row.cuh"
+#include "ops/backend.h"
+#include "tests/check.h"
+#include "tests/emulated_block.h"
+
+namespace chatspace::testing {
+namespace {
+
+const at::ScalarType kTypes[] = {at::kFloat, at::kBFloat16, at::kHalf};
+
+cuda::Dtype dtype_of(const at::Tensor& t) {
+  return t.scalar_type() == at::kFloat      ? cuda::Dtype::kFloat32
+         : t.scalar_type() == at::kBFloat16 ? cuda::Dtype::kBFloat16
+                                            : cuda::Dtype::kFloat16;
+}
+cuda::ConstArray reads(const at::Tensor& t) { return {t.const_data_ptr(), dtype_of(t)}; }
+cuda::Array writes(const at::Tensor& t) { return {t.mutable_data_ptr(), dtype_of(t)}; }
+
+}  // namespace
+
+TEST(cuda_half_precision_conversions_round_like_aten) {
+  // All 16-bit patterns widened; random and awkward floats rounded.
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    const auto pattern = static_cast<uint16_t>(bits);
+    const float half = cuda::to_float(cuda::Float16{pattern});
+    const float half_expected = static_cast<float>(c10::Half(pattern, c10::Half::from_bits()));
+    const float brain = cuda::to_float(cuda::BFloat16{pattern});
+    const float brain_expected = static_cast<float>(c10::BFloat16(pattern, c10::BFloat16::from_bits()));
+    if (!(half == half_expected || (half != half && half_expected != half_expected)) ||
+        !(brain == brain_expected || (brain != brain && brain_expected != brain_expected))) {
+      fail(__FILE__, __LINE__, "widening pattern " + std::to_string(bits));
+    }
+  }
+  std::mt19937 random(1);
+  for (int i = 0; i < 2000000; ++i) {
+    const uint32_t bits = random();
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    if (i % 2 == 0) value = std::ldexp(value, -std::ilogb(value == 0 ? 1.0f : value) + static_cast<int>(bits % 48) - 30);
+    if (value != value) continue;
+    CHECK_THAT(cuda::from_float<cuda::Float16>(value).bits == c10::Half(value).x);
+    CHECK_THAT(cuda::from_float<cuda::BFloat16>(value).bits == c10::BFloat16(value).x);
+  }
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  CHECK_THAT(std::isnan(cuda::to_float(cuda::from_float<cuda::Float16>(nan))));
+  CHECK_THAT(std::isnan(cuda::to_float(cuda::from_float<cuda::BFloat16>(nan))));
+}
+
+TEST(cuda_activations_match_aten) {
+  const at::Tensor x = at::cat({at::linspace(-20, 20, 4001), at::tensor({0.0f, -0.0f, 100.0f, -100.0f, 1e-8f})});
+  const std::pair<cuda::Activation, at::Tensor> wanted[] = {{cuda::Activation::kSilu, at::silu(x.to(at::kDouble))},
+                                                            {cuda::Activation::kGeluTanh, at::gelu(x.to(at::kDouble), "tanh")},
+                                                            {cuda::Activation::kGelu, at::gelu(x.to(at::kDouble))},
+                                                            {cuda::Activation::kRelu, at::relu(x.to(at::kDouble))}};
+  for (const auto& [act, expected] : wanted) {
+    at::Tensor got = at::empty_like(x);
+    for (int64_t i = 0; i < x.numel(); ++i) {
+      got.mutable_data_ptr<float>()[i] = cuda::activated(act, x.const_data_ptr<float>()[i]);
+    }
+    CHECK_CLOSE(got, expected, 1e-7, "activation " + std::to_string(static_cast<int>(act)));
+  }
+  report_worst("activations");
+  CHECK_THAT(std::isnan(cuda::activated(cuda::Activation::kRelu, std::nanf(""))));
+}
+
+TEST(cuda_norm_bodies_match_the_cpu_operators) {
+  at::manual_seed(3);
+  for (const at::ScalarType type : kTypes) {
+    for (const int64_t hidden : {1, 8, 33, 576, 2049}) {
+      for (const int threads : {32, 128}) {
+        const int64_t rows = 3;
+        const at::Tensor delta = at::randn({rows, hidden}).to(type), residual = at::randn({rows, hidden}) * 3 + 1;
+        const at::Tensor weight = at::randn({hidden}).to(type), bias = at::randn({hidden}).to(type);
+        for (const bool centred : {false, true}) {
+          for (const bool with_residual : {true, false}) {
+            at::Tensor sum = at::full({rows, hidden}, NAN), normed = at::empty({rows, hidden}).to(type);
+            cuda::NormArgs args{};
+            args.delta = reads(delta);
+            args.residual = with_residual ? residual.const_data_ptr<float>() : nullptr;
+            args.sum = with_residual ? sum.mutable_data_ptr<float>() : nullptr;
+            args.weight = reads(weight);
+            if (centred) args.bias = reads(bias);
+            args.normed = writes(normed);
+            args.rows = rows;
+            args.hidden = hidden;
+            args.eps = 1e-5f;
+            EmulatedBlock block(threads);
+            for (int64_t row = 0; row < rows; ++row) {
+              block.run([&](EmulatedBlock::Lane& lane) {
+                centred ? cuda::layer_norm_row(lane, args, row) : cuda::rms_norm_row(lane, args, row);
+              });
+            }
+            const at::Tensor other = with_residual ? residual : at::zeros_like(residual);
+            const auto [sum_expected, expected] = centred
+                                                      ? cpu_backend().add_layer_norm(delta, other, weight, bias, 1e-5)
+                                                      : cpu_backend().add_rms_norm(delta, other, weight, 1e-5);
+            const std::string what = (centred ? "layer norm " : "rms norm ") + std::to_string(hidden);
+            if (with_residual) CHECK_SAME_BITS(sum, sum_expected, what);
+            CHECK_CLOSE(normed, expected.to(type), type == at::kFloat ? 2e-6 : type == at::kHalf ? 1e-3 : 8e-3, what);
+          }
+        }
+      }
+    }
+    report_worst(std::string("norms ") + c10::toString(type));
+  }
+}
+
+namespace {
+
+// The tables of one step with random programs, kept alive together.
+struct RandomSteer {
+  std::vector<at::Tensor> vectors;
+  std::vector<SteerOp> ops;
+  std::vector<int32_t> offsets{0}, index, capture_rows;
+  std::vector<SteerCounter> counters;
+  at::Tensor captured;
+  std::vector<float*> capture_out;
+
+  RandomSteer(std::mt19937& random, int64_t rows, int64_t hidden) {
+    std::uniform_real_distribution<float> real(-2.0f, 2.0f);
+    for (int i = 0; i < 12; ++i) {
+      SteerOp op{};
+      op.kind = static_cast<SteerKind>(random() % 4);
+      at::Tensor v = at::randn({hidden});
+      if (op.kind == SteerKind::kCap || op.kind == SteerKind::kAblate) v = v / v.norm();
+      vectors.push_back(v);
+      op.vector = v.const_data_ptr<float>();
+      op.scale = i == 0 ? 0.0f : real(random);
+      op.min = random() % 3 == 0 ? -INFINITY : -std::abs(real(random));
+      op.max = random() % 3 == 0 ? INFINITY : std::abs(real(random));
+      op.mean = real(random) * 0.1f;
+      op.amount = random() % 3 == 0 ? 1.0f : std::abs(real(random)) / 2;
+      op.keep_norm = static_cast<int32_t>(random() % 3 == 0);
+      op.counter = i;
+      ops.push_back(op);
+    }
+    counters.resize(ops.size());
+    for (int64_t row = 0; row < rows; ++row) {
+      const auto count = row % 4 == 3 ? 0u : static_cast<unsigned>(random() % 5);
+      for (unsigned i = 0; i < count; ++i) index.push_back(static_cast<int32_t>(random() % ops.size()));
+      offsets.push_back(static_cast<int32_t>(index.size()));
+    }
+    for (int i = 0; i < 6; ++i) capture_rows.push_back(static_cast<int32_t>(random() % static_cast<unsigned>(rows)));
+    captured = at::full({6, hidden}, NAN);
+    for (int i = 0; i < 6; ++i) capture_out.push_back(captured.mutable_data_ptr<float>() + i * hidden);
+  }
+  SteerCall call(int64_t rows, int64_t hidden) {
+    return {rows,
+            hidden,
+            offsets.data(),
+            index.data(),
+            ops.data(),
+            counters.data(),
+            static_cast<int64_t>(capture_rows.size()),
+            capture_rows.data(),
+            capture_out.data()};
+  }
+};
+
+// Runs the body as the launch does: one block a row of the table.
+void emulate_steer(const SteerCall& call, const at::Tensor& delta, const at::Tensor& residual, int threads,
+                   uint32_t seed) {
+  std::vector<cuda::SteerRow> rows;
+  std::vector<float*> captures;
+  for (int64_t row = 0; row < call.rows; ++row) {
+    cuda::SteerRow work{row, call.row_offsets[row], call.row_offsets[row + 1],
+                        static_cast<int32_t>(captures.size()), 0};
+    for (int64_t i = 0; i < call.captures; ++i) {
+      if (call.capture_rows[i] == row) captures.push_back(call.capture_out[i]);
+    }
+    work.capture_end = static_cast<int32_t>(captures.size());
+    rows.push_back(work);
+  }
+  cuda::SteerArgs args{};
+  args.op_index = call.op_index;
+  args.ops = call.ops;
+  args.captures = captures.data();
+  args.counters = call.counters;
+  args.hidden = call.hidden;
+  args.delta = writes(delta);
+  if (residual.defined()) args.residual = writes(residual);
+  args.to_residual = residual.defined() && delta.scalar_type() != at::kFloat && residual.scalar_type() == at::kFloat;
+  std::vector<float> h(static_cast<size_t>(call.hidden));
+  EmulatedBlock block(threads, seed);
+  for (const cuda::SteerRow& work : rows) {
+    block.run([&](EmulatedBlock::Lane& lane) { cuda::steer_row(lane, args, work, h.data()); });
+  }
+}
+
+}  // namespace
+
+TEST(cuda_steering_body_matches_the_cpu_operator) {
+  at::manual_seed(4);
+  std::mt19937 random(4);
+  for (const auto& [delta_type, residual_type] :
+       {std::pair{at::kFloat, at::kFloat}, {at::kBFloat16, at::kFloat}, {at::kHalf, at::kFloat},
+        {at::kBFloat16, at::kBFloat16}, {at::kFloat, at::kByte}, {at::kHalf, at::kByte}}) {  // kByte: no residual
+    const bool paired = residual_type != at::kByte;
+    for (const int64_t hidden : {5, 64, 577}) {
+      for (const int threads : {32, 96}) {
+        const int64_t rows = 8;
+        RandomSteer tables(random, rows, hidden);
+        const at::Tensor delta = at::randn({rows, hidden}).to(delta_type);
+        const at::Tensor residual = paired ? (at::randn({rows, hidden}) * 4).to(residual_type) : at::Tensor();
+        at::Tensor oracle_delta = delta.clone(), oracle_residual = paired ? residual.clone() : residual;
+        cpu_backend().steer(tables.call(rows, hidden), oracle_delta, oracle_residual);
+        const at::Tensor oracle_captured = tables.captured.clone();
+        const std::vector<SteerCounter> oracle_counters = tables.counters;
+        tables.counters.assign(tables.counters.size(), {});
+        tables.captured.fill_(NAN);
+
+        at::Tensor got_delta = delta.clone(), got_residual = paired ? residual.clone() : residual;
+        emulate_steer(tables.call(rows, hidden), got_delta, got_residual, threads, random());
+        const std::string what = std::string(c10::toString(delta_type)) + " hidden " + std::to_string(hidden);
+        const bool half = delta_type != at::kFloat && !(paired && residual_type == at::kFloat);
+        const double allowed = half ? 8e-3 : 5e-6;
+        CHECK_CLOSE(got_delta, oracle_delta, allowed, what + " delta");
+        if (paired) CHECK_CLOSE(got_residual, oracle_residual, allowed, what + " residual");
+        CHECK_CLOSE(tables.captured, oracle_captured, 5e-6, what + " captures");
+        for (int64_t row = 3; row < rows; row += 4) {
+          CHECK_SAME_BITS(got_delta[row], delta[row], what + " row without operations");
+        }
+        for (size_t i = 0; i < tables.counters.size(); ++i) {
+          CHECK_THAT(tables.counters[i].rows == oracle_counters[i].rows);
+          CHECK_THAT(std::abs(tables.counters[i].change_norm - oracle_counters[i].change_norm) <=
+                     1e-4 * (oracle_counters[i].change_norm + 1e-3));
+        }
+      }
+    }
+  }
+  report_worst("steering");
+}
+
+TEST(cuda_steering_that_changes_nothing_keeps_every_bit) {
+  at::manual_seed(5);
+  const int64_t hidden = 100;
+  at::Tensor direction = at::randn({hidden});
+  direction = direction / direction.norm();
+  const float* u = direction.const_data_ptr<float>();
+  const SteerOp idle[] = {{u, SteerKind::kAdd, 0.0f, 0, 0, 0, 0, 1, 0},
+                          {u, SteerKind::kCap, 1.0f, -1e6f, 1e6f, 0, 0, 0, 0},
+                          {u, SteerKind::kAblate, 1.0f, 0, 0, 0, 0, 0, 0},
+                          {u, SteerKind::kReplace, 1.0f, 0, 0, 0, 0.0f, 0, 0}};
+  for (const SteerOp& op : idle) {
+    const at::Tensor delta = at::randn({1, hidden}), residual = at::randn({1, hidden}) * 50;
+    const at::Tensor got_delta = delta.clone(), got_residual = residual.clone();
+    const int32_t offsets[] = {0, 1}, index[] = {0};
+    SteerCounter counter{};
+    emulate_steer({1, hidden, offsets, index, &op, &counter, 0, nullptr, nullptr}, got_delta, got_residual, 64, 1);
+    CHECK_SAME_BITS(got_delta, delta, "delta");
+    CHECK_SAME_BITS(got_residual, residual, "residual");
+    CHECK_THAT(counter.rows == 1 && counter.change_norm == 0.0);
+  }
+}
+
+}  // namespace chatspace::testing
