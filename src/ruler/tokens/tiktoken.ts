@@ -121,8 +121,7 @@ export function parseRanks(text: string, where: string): Ranks {
 
 const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const VALUES = Uint8Array.from({ length: 128 }, (_, unit) => {
-  const value = DIGITS.indexOf(String.fromCharCode(unit));
-  return value < 0 ? 0 : value;
+  return Math.max(0, DIGITS.indexOf(String.fromCharCode(unit)));
 });
 
 /** Base64 to a Latin-1 string of its bytes; Buffer's way takes several times as long for strings this short. */
