@@ -7,7 +7,14 @@ import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
-import { addonPaths, cacheRoot, type LibtorchPlace, libtorchPlaces, packageRoot } from "./library.ts";
+import {
+  addonPaths,
+  cacheRoot,
+  type LibtorchPlace,
+  libtorchPlaces,
+  libtorchVersion,
+  packageRoot,
+} from "./library.ts";
 import { type Answer, ask } from "./probe.ts";
 
 export interface DoctorCheck {
@@ -117,28 +124,17 @@ async function checkPython(required: boolean): Promise<DoctorCheck> {
 }
 
 function checkLibtorch(place: LibtorchPlace | undefined): DoctorCheck {
-  if (place) return passed("libtorch", `${libtorchVersion(place)} in ${place.directory} (${place.source})`);
+  if (place)
+    return passed(
+      "libtorch",
+      `${libtorchVersion(place.directory) ?? "of unknown version"} in ${place.directory} (${place.source})`,
+    );
   const looked = libtorchPlaces().map(({ directory }) => directory);
   return failed(
     "libtorch",
     `not in ${looked.join(", ")}`,
     "Run `node scripts/fetch-libtorch.mjs`, or name an unpacked one with CHATSPACE_LIBTORCH.",
   );
-}
-
-function libtorchVersion(place: LibtorchPlace): string {
-  for (const [file, pattern] of [
-    ["build-version", /^([\w.+]+)/],
-    ["version.py", /__version__ = '([^']+)'/],
-  ] as const) {
-    try {
-      const match = pattern.exec(fs.readFileSync(path.join(place.directory, file), "utf8"));
-      if (match?.[1]) return match[1];
-    } catch {
-      // A libtorch of another origin has other files.
-    }
-  }
-  return "of unknown version";
 }
 
 async function checkAddon(): Promise<{ check: DoctorCheck; report: AddonReport | null }> {

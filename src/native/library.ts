@@ -44,6 +44,22 @@ export function libtorchPlaces(env: NodeJS.ProcessEnv = process.env): LibtorchPl
   ];
 }
 
+/** What an unpacked libtorch says it is ("2.11.0", "2.11.0+cu130"), or null when it does not say. */
+export function libtorchVersion(directory: string): string | null {
+  for (const [file, pattern] of [
+    ["build-version", /^([\w.+]+)/],
+    ["version.py", /__version__ = '([^']+)'/],
+  ] as const) {
+    try {
+      const match = pattern.exec(fs.readFileSync(path.join(directory, file), "utf8"));
+      if (match?.[1]) return match[1];
+    } catch {
+      // A libtorch of another origin has other files.
+    }
+  }
+  return null;
+}
+
 /** Paths the addon may have, in order. CHATSPACE_ADDON, when set, is the only one. */
 export function addonPaths(env: NodeJS.ProcessEnv = process.env): string[] {
   const named = env.CHATSPACE_ADDON;

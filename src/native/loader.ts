@@ -8,7 +8,7 @@ import { createRequire } from "node:module";
 import path from "node:path";
 import { EnvironmentError } from "../errors.ts";
 import { CONTRACT_VERSION, type NativeAddon } from "./contract.ts";
-import { addonPaths, type LibtorchPlace, libtorchPlaces, preloadPaths } from "./library.ts";
+import { addonPaths, type LibtorchPlace, libtorchPlaces, libtorchVersion, preloadPaths } from "./library.ts";
 
 const require = createRequire(import.meta.url);
 
@@ -28,7 +28,8 @@ let loaded: NativeAddon | undefined;
 /**
  * The addon, loaded once per thread.
  *
- * @throws EnvironmentError ERR_ADDON_MISSING, ERR_LIBTORCH_MISSING, ERR_ADDON_LOAD, ERR_ADDON_CONTRACT
+ * @throws EnvironmentError ERR_ADDON_MISSING, ERR_LIBTORCH_MISSING, ERR_ADDON_LOAD,
+ * ERR_ADDON_CONTRACT, ERR_LIBTORCH_VERSION
  */
 export function loadAddon(): NativeAddon {
   loaded ??= load();
@@ -63,7 +64,7 @@ function load(): NativeAddon {
   for (const file of present) {
     try {
       if (!reachesByItself(file, libtorch)) preload(libtorch);
-      return checked(require(file) as NativeAddon, file);
+      return checked(require(file) as NativeAddon, file, libtorch);
     } catch (error) {
       if (error instanceof EnvironmentError) throw error;
       reasons.push(`${file}: ${error instanceof Error ? error.message : String(error)}`);
@@ -99,7 +100,7 @@ function preload(libtorch: LibtorchPlace): void {
   }
 }
 
-function checked(addon: NativeAddon, file: string): NativeAddon {
+function checked(addon: NativeAddon, file: string, libtorch: LibtorchPlace): NativeAddon {
   const contract = addon.versions?.contract;
   if (contract !== CONTRACT_VERSION)
     throw new EnvironmentError(
@@ -108,7 +109,25 @@ function checked(addon: NativeAddon, file: string): NativeAddon {
         "it was built from other sources than this JavaScript.",
       { details: { file, expected: CONTRACT_VERSION, got: contract ?? null }, remedies: [BUILD, NAME_ADDON] },
     );
+  // Another minor version may load, symbol by symbol, and then misread every object: C++ has no check of its own.
+  const version = libtorchVersion(libtorch.directory);
+  if (version !== null && minorOf(version) !== minorOf(addon.versions.torch))
+    throw new EnvironmentError(
+      "ERR_LIBTORCH_VERSION",
+      `${file} was built with libtorch ${addon.versions.torch}, but ${libtorch.directory} (${libtorch.source}) is ${version}.`,
+      {
+        details: { file, expected: addon.versions.torch, got: version, directory: libtorch.directory },
+        remedies: [
+          `Get the right one: \`node scripts/fetch-libtorch.mjs --version ${addon.versions.torch}\`.`,
+          "Or build the addon again with this one: `npm run build:native`.",
+        ],
+      },
+    );
   return addon;
+}
+
+function minorOf(version: string): string {
+  return version.split(".").slice(0, 2).join(".");
 }
 
 function remediesFor(reasons: string, libtorch: LibtorchPlace): string[] {
