@@ -40,12 +40,19 @@ static inline void linear_tile(const float* x, int64_t x_stride, const char* w, 
       for (int m = 0; m < MR; ++m) acc[m][n] = Simd::fma(a[m], b, acc[m][n]);
     }
   }
+  float sums[MR * NR];
+  if constexpr (MR * NR % 8 == 0) {
+    Simd::sums<MR * NR>(&acc[0][0], sums);
+  } else {
 #pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m) {
+#pragma GCC unroll 8
+      for (int n = 0; n < NR; ++n) sums[m * NR + n] = Simd::sum(acc[m][n]);
+    }
+  }
   for (int m = 0; m < MR; ++m) {
-#pragma GCC unroll 8
     for (int n = 0; n < NR; ++n) {
-      const float sum = Simd::sum(acc[m][n]);
-      out[m * out_stride + n] = bias != nullptr ? sum + bias[n] : sum;
+      out[m * out_stride + n] = bias != nullptr ? sums[m * NR + n] + bias[n] : sums[m * NR + n];
     }
   }
 }

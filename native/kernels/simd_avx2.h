@@ -45,6 +45,11 @@ struct Simd {
     s = _mm_add_ss(s, _mm_movehdup_ps(s));
     return _mm_cvtss_f32(s);
   }
+  // out[i] = sum(v[i]) for N vectors.
+  template <int N>
+  static void sums(const V* v, float* out) {
+    for (int i = 0; i < N; ++i) out[i] = sum(v[i]);
+  }
   static float maximum(V v) {
     __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));

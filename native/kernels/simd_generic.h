@@ -47,6 +47,11 @@ struct Simd {
   // a * 2^n, n integral and the result normal.
   static V scale2(V a, V n) { return a * (V)((__builtin_convertvector(n, I) + 127) << 23); }
   static float sum(V v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+  // out[i] = sum(v[i]) for N vectors.
+  template <int N>
+  static void sums(const V* v, float* out) {
+    for (int i = 0; i < N; ++i) out[i] = sum(v[i]);
+  }
   static float maximum(V v) {
     float m = v[0];
     for (int i = 1; i < W; ++i) m = m > v[i] ? m : v[i];
