@@ -25,24 +25,11 @@ namespace {
 
 using torch::jit::Module;
 
-// The name `torch` of a source: its operators, and the one dtype that sources write out.
-struct TorchNamespace : torch::jit::BuiltinModule {
-  TorchNamespace() : BuiltinModule("aten") {}
-  std::shared_ptr<torch::jit::SugaredValue> attr(const torch::jit::SourceRange& range,
-                                                 torch::jit::GraphFunction& function,
-                                                 const std::string& field) override {
-    if (field != "float32") return BuiltinModule::attr(range, function, field);
-    return std::make_shared<torch::jit::SimpleValue>(
-        function.graph()->insertConstant(static_cast<int64_t>(at::kFloat), range));
-  }
-};
-
 // Lets a family's source say `chatspace.op(...)` for our operators beside `torch.op(...)`.
 struct OperatorResolver : torch::jit::NativeResolver {
   std::shared_ptr<torch::jit::SugaredValue> resolveValue(const std::string& name, torch::jit::GraphFunction& function,
                                                          const torch::jit::SourceRange& range) override {
     if (name == "chatspace") return std::make_shared<torch::jit::BuiltinModule>("chatspace");
-    if (name == "torch") return std::make_shared<TorchNamespace>();
     return NativeResolver::resolveValue(name, function, range);
   }
 };
