@@ -147,7 +147,8 @@ async function checkAddon(): Promise<{ check: DoctorCheck; report: AddonReport |
   const answer = await inChild(
     `const { loadAddon } = await import(process.argv[1]);
      const addon = loadAddon();
-     process.stdout.write(JSON.stringify({ versions: addon.versions, machine: addon.machine() }));`,
+     const { writeSync } = await import("node:fs");
+     writeSync(1, JSON.stringify({ versions: addon.versions, machine: addon.machine() }));`,
     // The child is plain Node, which cannot read the TypeScript of a source tree.
     [pathToFileURL(path.join(packageRoot, "dist", "native", "loader.js")).href],
   );
@@ -249,7 +250,7 @@ async function checkOnnxruntime(): Promise<DoctorCheck> {
     `const { createRequire } = await import("node:module");
      const require = createRequire(process.argv[1]);
      require("onnxruntime-node");
-     process.stdout.write(require("onnxruntime-node/package.json").version);`,
+     require("node:fs").writeSync(1, require("onnxruntime-node/package.json").version);`,
     [path.join(packageRoot, "package.json")],
   );
   return answer.ok

@@ -9,6 +9,7 @@ import path from "node:path";
 import { EnvironmentError } from "../errors.ts";
 import { CONTRACT_VERSION, type NativeAddon } from "./contract.ts";
 import { addonPaths, type LibtorchPlace, libtorchPlaces, libtorchVersion, preloadPaths } from "./library.ts";
+import { libraryDamage } from "./whole.ts";
 
 const require = createRequire(import.meta.url);
 
@@ -17,6 +18,9 @@ const FETCH =
   "Run `node scripts/fetch-libtorch.mjs` in the package's folder (it finds or downloads libtorch).";
 const NAME_ADDON = "Name a built addon with CHATSPACE_ADDON=<path to chatspace_steer.node>.";
 const NAME_LIBTORCH = "Name an unpacked libtorch with CHATSPACE_LIBTORCH=<folder that holds lib/>.";
+
+/** What the addon links, in the order it must be opened. */
+const LIBRARIES = ["libc10.so", "libtorch_cpu.so"];
 
 interface Preload {
   /** Opens a shared library for the life of the process; null, or the dynamic loader's message. */
@@ -63,6 +67,10 @@ function load(): NativeAddon {
   const reasons: string[] = [];
   for (const file of present) {
     try {
+      for (const library of [file, ...LIBRARIES.map((name) => path.join(libtorch.directory, "lib", name))]) {
+        const damage = libraryDamage(library);
+        if (damage !== null) throw new Error(`${library} ${damage}`);
+      }
       if (!reachesByItself(file, libtorch)) preload(libtorch);
       return checked(require(file) as NativeAddon, file, libtorch);
     } catch (error) {
@@ -94,7 +102,7 @@ function preload(libtorch: LibtorchPlace): void {
   const file = preloadPaths().find((candidate) => fs.existsSync(candidate));
   if (!file) throw new Error(`chatspace_preload.node is missing (${preloadPaths().join(", ")})`);
   const { open } = require(file) as Preload;
-  for (const name of ["libc10.so", "libtorch_cpu.so"]) {
+  for (const name of LIBRARIES) {
     const problem = open(path.join(libtorch.directory, "lib", name));
     if (problem !== null) throw new Error(problem);
   }
@@ -138,12 +146,13 @@ function remediesFor(reasons: string, libtorch: LibtorchPlace): string[] {
       `The libtorch in ${libtorch.directory} (${libtorch.source}) is probably another version than the addon was built with.`,
       "Build the addon again with it (`npm run build:native`), or point CHATSPACE_LIBTORCH at the right one.",
     ];
-  if (/cannot open shared object file/.test(reasons))
+  if (/cannot open shared object file|lib(c10|torch_cpu)\.so is /.test(reasons))
     return [
       `The libtorch in ${libtorch.directory} is not whole: get a fresh one with \`node scripts/fetch-libtorch.mjs --force\`.`,
       NAME_LIBTORCH,
     ];
-  if (/did not self-register|invalid ELF header|file too short/.test(reasons)) return [BUILD, NAME_ADDON];
+  if (/did not self-register|invalid ELF header|file too short|is cut off|is no ELF/.test(reasons))
+    return [BUILD, NAME_ADDON];
   return [BUILD, FETCH];
 }
 

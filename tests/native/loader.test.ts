@@ -128,7 +128,7 @@ describe.skipIf(!ready)("the addon's loader", () => {
       const code = \`import(${JSON.stringify(path.join(folder, "dist/native/loader.js"))}).then(({ loadAddon }) =>
         require("node:worker_threads").parentPort.postMessage(loadAddon().versions.contract))\`;
       await Promise.all([1, 2, 3].map(() => new Promise((resolve, reject) => {
-        const worker = new Worker(code, { eval: true });
+        const worker = new Worker(code, { eval: true, execArgv: [] });
         worker.on("error", reject);
         worker.on("message", () => worker.terminate().then(resolve));
       })));`;
