@@ -94,11 +94,10 @@ function finish(vocabulary: Vocabulary, pipeline: Pipeline, bosByDefault: boolea
       decoder: pipeline.decoder,
       model: pipeline.model,
     },
+    // What stands around a text is in the post-processor alone: said twice, it could be done twice.
     config: {
       tokenizer_class: "PreTrainedTokenizerFast",
       clean_up_tokenization_spaces: false,
-      add_bos_token: addBos,
-      add_eos_token: addEos,
       ...Object.fromEntries(Object.entries(named).filter(([, value]) => typeof value === "string")),
       ...(pad === null ? {} : { pad_token: tokens[pad] }),
       ...(typeof template === "string" ? { chat_template: template } : {}),
