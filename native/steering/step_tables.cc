@@ -126,6 +126,15 @@ void StepTables::end() {
 }
 
 void StepTables::cancel() {
+  if (!targets_.empty() && !device_.is_cpu()) {
+    // A step that failed may have counts outstanding. They are taken in now, while the sites' counters
+    // are still where the device backend was told.
+    try {
+      cuda_backend()->read_counters();
+    } catch (const std::exception&) {
+      // The device itself has failed; the backend has forgotten the counters.
+    }
+  }
   for (int64_t site : active_) sites_.at(site).hook->step.active = false;
   active_.clear();
   slices_.clear();
