@@ -5,7 +5,7 @@
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { DataError } from "../errors.ts";
-import { RULER_TASKS } from "./tasks/table.ts";
+import { SCORED_TASKS } from "./tasks/table.ts";
 
 export interface PredictionRow {
   readonly index: number | string;
@@ -178,7 +178,7 @@ export async function predictionFiles(folder: string): Promise<Array<{ task: str
       cause,
     });
   }
-  return RULER_TASKS.flatMap(({ name }) => {
+  return SCORED_TASKS.flatMap(({ name }) => {
     // Upstream joins chunks in the order of their names as text: -10 before -2.
     const chunks = names
       .filter((n) => n.startsWith(`${name}-`) && /^\d+\.jsonl$/.test(n.slice(name.length + 1)))

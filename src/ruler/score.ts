@@ -4,6 +4,7 @@
 import { join } from "node:path";
 import { writeFileAtomic } from "../data/files.ts";
 import { DataError } from "../errors.ts";
+import { setMatch } from "./minimal/score.ts";
 import {
   checkComplete,
   type PredictionRow,
@@ -12,7 +13,7 @@ import {
   readPredictions,
 } from "./predictions.ts";
 import { bootstrapMean, type Interval } from "./statistics.ts";
-import { type Metric, RULER_TASKS } from "./tasks/table.ts";
+import { type Metric, RULER_TASKS, SCORED_TASKS } from "./tasks/table.ts";
 import { strip } from "./text/python-text.ts";
 
 export interface TaskScore {
@@ -74,10 +75,13 @@ export function roundTwo(x: number): number {
 }
 
 export function scoreTask(task: string, rows: readonly PredictionRow[]): TaskScore {
-  const metric = RULER_TASKS.find((t) => t.name === task)?.metric ?? "string_match_all";
+  const metric = SCORED_TASKS.find((t) => t.name === task)?.metric ?? "string_match_all";
   const scored = rows.map((row): ScoredRow => {
     const prediction = cleanPrediction(row.pred);
-    const value = sampleScore(metric, prediction, row.outputs);
+    const value =
+      metric === "set_match"
+        ? setMatch(task, row.outputs.join(", "), prediction, row.input).overlap
+        : sampleScore(metric, prediction, row.outputs);
     return { id: row.others.id ?? row.index, prediction, outputs: row.outputs, value, length: row.length };
   });
   const samples = scored.map((row) => row.value);
@@ -132,8 +136,14 @@ export function averageScore(scores: readonly TaskScore[]): number {
   return total / scores.length;
 }
 
+/** The thirteen alone: upstream's tables have no place for others. */
+function benchmark(scores: readonly TaskScore[]): TaskScore[] {
+  return scores.filter((s) => RULER_TASKS.some((t) => t.name === s.task));
+}
+
 /** summary.csv, byte for byte. */
-export function summaryCsv(scores: readonly TaskScore[]): string {
+export function summaryCsv(all: readonly TaskScore[]): string {
+  const scores = benchmark(all);
   const lines = [
     ["0", ...scores.map((_, i) => String(i + 1))],
     ["Tasks", ...scores.map((s) => s.task)],
@@ -146,18 +156,20 @@ export function summaryCsv(scores: readonly TaskScore[]): string {
 /** submission.csv, byte for byte. */
 export function submissionCsv(scores: readonly TaskScore[]): string {
   let text = "Task,ID,Prediction\n";
-  for (const { task, rows } of scores)
+  for (const { task, rows } of benchmark(scores))
     for (const { id, prediction } of rows)
       text += `${[task, String(id), prediction].map(csvCell).join(",")}\n`;
   return text;
 }
 
-/** Writes summary.csv (of one task: summary-NAME.csv) and submission.csv into the folder. */
+/** Writes summary.csv (of one task: summary-NAME.csv) and submission.csv into the folder; nothing for minimal tasks. */
 export async function writeScores(
   folder: string,
   scores: readonly TaskScore[],
-): Promise<{ summary: string; submission: string }> {
-  const summary = join(folder, scores.length > 1 ? "summary.csv" : `summary-${scores[0]!.task}.csv`);
+): Promise<{ summary: string; submission: string } | undefined> {
+  const counted = benchmark(scores);
+  if (counted.length === 0) return undefined;
+  const summary = join(folder, counted.length > 1 ? "summary.csv" : `summary-${counted[0]!.task}.csv`);
   const submission = join(folder, "submission.csv");
   await writeFileAtomic(summary, [summaryCsv(scores)]);
   await writeFileAtomic(submission, [submissionCsv(scores)]);

@@ -53,14 +53,19 @@ export type TaskSettings =
   | FrequentWordsSettings
   | QuestionSettings;
 
-export type Metric = "string_match_all" | "string_match_part";
+/** `set_match`, of the minimal tasks: what both sets share over what either has. */
+export type Metric = "string_match_all" | "string_match_part" | "set_match";
 
-export interface RulerTask {
+/** What running and scoring need to know of a task, of the thirteen or a minimal one. */
+export interface ScoredTask {
   readonly name: string;
-  readonly settings: TaskSettings;
-  /** Tokens left free for the answer, counted into the length. */
+  /** Tokens left free for the answer; of the thirteen, counted into the length. */
   readonly tokensToGenerate: number;
   readonly metric: Metric;
+}
+
+export interface RulerTask extends ScoredTask {
+  readonly settings: TaskSettings;
 }
 
 const TOKENS_TO_GENERATE: Record<TaskKind, number> = {
@@ -106,24 +111,42 @@ export const RULER_TASKS: readonly RulerTask[] = [
   task("qa_2", { kind: "qa", dataset: "hotpotqa" }),
 ];
 
+/** The minimal variants, under names that cannot be taken for the thirteen. */
+export const MINIMAL_TASKS: readonly ScoredTask[] = [
+  { name: "minimal_niah", tokensToGenerate: 64, metric: "set_match" },
+  { name: "minimal_variable_tracking", tokensToGenerate: 64, metric: "set_match" },
+  { name: "minimal_common_words", tokensToGenerate: 64, metric: "set_match" },
+];
+
+/** The thirteen and the minimal ones, in the order of tables. */
+export const SCORED_TASKS: readonly ScoredTask[] = [...RULER_TASKS, ...MINIMAL_TASKS];
+
 /**
- * The tasks named by `all` or by names joined with commas, in upstream's order, each once.
+ * The tasks named by `all` or by names joined with commas, in the order of the list, each once.
  *
  * @throws RangeError ERR_RULER_TASK with the nearest names
  */
-export function selectTasks(names: string | readonly string[]): RulerTask[] {
+export function selectFrom<T extends ScoredTask>(
+  tasks: readonly T[],
+  names: string | readonly string[],
+): T[] {
+  const known = tasks.map((t) => t.name);
   const wanted = (typeof names === "string" ? names.split(",") : [...names])
     .map((n) => n.trim())
     .filter(Boolean);
-  if (wanted.length === 0) throw unknownTask("");
-  if (wanted.includes("all")) return [...RULER_TASKS];
-  for (const name of wanted) if (!RULER_TASKS.some((t) => t.name === name)) throw unknownTask(name);
-  return RULER_TASKS.filter((t) => wanted.includes(t.name));
+  if (wanted.length === 0) throw unknownTask("", known);
+  if (wanted.includes("all")) return [...tasks];
+  for (const name of wanted) if (!known.includes(name)) throw unknownTask(name, known);
+  return tasks.filter((t) => wanted.includes(t.name));
 }
 
-function unknownTask(name: string): Error {
-  const names = RULER_TASKS.map((t) => t.name);
-  const near = nearest(name, names);
-  const hint = near.length > 0 ? `nearest: ${near.join(", ")}` : names.join(", ");
+/** As selectFrom, of the thirteen. */
+export function selectTasks(names: string | readonly string[]): RulerTask[] {
+  return selectFrom(RULER_TASKS, names);
+}
+
+function unknownTask(name: string, known: readonly string[]): Error {
+  const near = nearest(name, known);
+  const hint = near.length > 0 ? `nearest: ${near.join(", ")}` : known.join(", ");
   return misuse(RangeError, "ERR_RULER_TASK", "task", `all or names of RULER tasks (${hint})`, name);
 }
