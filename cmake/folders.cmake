@@ -11,9 +11,9 @@ endif()
 add_library(chatspace_options INTERFACE)
 target_include_directories(chatspace_options INTERFACE "${CMAKE_CURRENT_SOURCE_DIR}/native")
 target_compile_options(chatspace_options INTERFACE -Wall -Wextra $<$<BOOL:${CHATSPACE_WERROR}>:-Werror>)
-# ccache can only reuse a precompiled header that was built reproducibly.
+# What ccache asks for of GCC when a precompiled header is used.
 if(CHATSPACE_CCACHE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  target_compile_options(chatspace_options INTERFACE -fpch-deps)
+  target_compile_options(chatspace_options INTERFACE -fpch-preprocess)
 endif()
 
 # Files ending in these are compiled for more than the baseline and chosen at run time by cpuid.
