@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "decoder/device.h"
 
+#include <ATen/Context.h>
 #include <dlfcn.h>
 #include <torch/version.h>
 
@@ -42,7 +43,17 @@ std::vector<std::string> candidates() {
   return paths;
 }
 
+// libtorch may have been opened from anywhere (chatspace_preload); its CUDA half lies beside it, where
+// the run path of our library does not look. Left to the loader when there is none.
+void open_torch_cuda() {
+  Dl_info info;
+  if (dladdr(reinterpret_cast<void*>(&at::globalContext), &info) == 0 || info.dli_fname == nullptr) return;
+  const std::string file = info.dli_fname;
+  dlopen((file.substr(0, file.rfind('/') + 1) + "libtorch_cuda.so").c_str(), RTLD_NOW | RTLD_GLOBAL);
+}
+
 void open_library() {
+  open_torch_cuda();
   std::string tried;
   for (const std::string& path : candidates()) {
     library = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
