@@ -76,7 +76,9 @@ export function listModels(cache: string = cacheFolder()): StoredModel[] {
     const { name, title, licence, origin } = model;
     if (origin.kind === "package") {
       const path = packageArchive(origin.file);
-      return { name, title, licence, state: "package", bytes: statSync(path).size, path };
+      const bytes = statSync(path, { throwIfNoEntry: false })?.size;
+      if (bytes === undefined) return { name, title, licence, state: "absent", bytes: 0, path: null };
+      return { name, title, licence, state: "package", bytes, path };
     }
     const archive = archivePath(cache, name, origin.sha256);
     const fetched = isFile(sourcePath(cache, model));
