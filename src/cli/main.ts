@@ -12,6 +12,7 @@ import { register as registerDoctor } from "./commands/doctor.ts";
 import { register as registerGenerate } from "./commands/generate.ts";
 import { register as registerInspect } from "./commands/inspect.ts";
 import { register as registerModels } from "./commands/models.ts";
+import { register as registerRuler } from "./commands/ruler.ts";
 import { register as registerSmoke } from "./commands/smoke.ts";
 import { EXIT, ExitError, exitCodeOf } from "./exit-codes.ts";
 import { InterruptError } from "./interrupt.ts";
@@ -26,6 +27,7 @@ const COMMANDS = [
   registerConvert,
   registerInspect,
   registerModels,
+  registerRuler,
   registerDoctor,
 ];
 

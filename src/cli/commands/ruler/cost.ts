@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+// `ruler cost`: what a vector costs at each length.
+
+import { readFile } from "node:fs/promises";
+import type { Command } from "commander";
+import { UsageError } from "../../exit-codes.ts";
+import { interruptible } from "../../interrupt.ts";
+import {
+  addModelOptions,
+  addSteeringOptions,
+  defined,
+  loadModel,
+  type ModelFlags,
+  naturalNumber,
+  positiveInteger,
+  type SteeringFlags,
+  steeringOf,
+} from "../../options.ts";
+import { note, printJson, printLine, table } from "../../terminal.ts";
+
+interface CostFlags extends ModelFlags, SteeringFlags {
+  steering?: string;
+  lengths: string;
+  task: string;
+  samples?: number;
+  seed?: number;
+  data?: string;
+  output: string;
+  counter?: string;
+  batch?: number;
+  chat?: boolean;
+  maxTokens?: number;
+  resume?: boolean;
+  overwrite?: boolean;
+  json?: boolean;
+}
+
+export function registerCost(ruler: Command): void {
+  const command = ruler
+    .command("cost")
+    .description(
+      "What a vector costs: the same prompts with and without it, the difference per task and length.",
+    )
+    .option("--lengths <list>", "lengths joined with commas", "1k,4k")
+    .option("--task <names>", "all, or task names joined with commas", "all")
+    .option("--samples <n>", "samples of each task and length (default: 20)", positiveInteger)
+    .option("--seed <n>", "random seed (default: 42)", naturalNumber)
+    .option("--data <dir>", "essays and questions (`ruler data`)")
+    .option("--steering <file>", "a program as JSON, in place of --vector and its options")
+    .requiredOption("-o, --output <dir>", "folder for prompts and answers");
+  addSteeringOptions(addModelOptions(command))
+    .option("--counter <name|path>", "tokenizer that measures lengths (default: the model's own)")
+    .option("--batch <n>", "prompts that run together (default: 8)", positiveInteger)
+    .option("--chat", "ask in the model's chat format")
+    .option("-n, --max-tokens <n>", "tokens of an answer (default: the task's own)", positiveInteger)
+    .option("--resume", "go on with an earlier run")
+    .option("--overwrite", "throw an earlier run away")
+    .option("--json", "print the table as JSON")
+    .addHelpText(
+      "after",
+      `
+Example:
+  $ chatspace-steer ruler cost -v happy -s 2 -l 16 --lengths 1k,4k --task niah_single_1,vt --samples 20 -o cost/happy`,
+    )
+    .action((flags: CostFlags) => interruptible((signal) => cost(flags, signal)));
+}
+
+async function cost(flags: CostFlags, signal: AbortSignal): Promise<void> {
+  const { measureCost } = await import("../../../ruler/cost.ts");
+  const { lengthName, parseLength } = await import("../../../ruler/prepare.ts");
+  const { modelCounter } = await import("../../../ruler/tokens/model.ts");
+  const { steerModelGenerator } = await import("../../../ruler/generators/steer-model.ts");
+  const steering = flags.steering === undefined ? await steeringOf(flags) : await programOf(flags.steering);
+  if (steering.length === 0) throw new UsageError("expected --vector or --steering: something to measure");
+  const lengths = flags.lengths.split(",").map(parseLength);
+  const model = await loadModel(flags, signal);
+  try {
+    const { batch, chat, task, output, data, seed, resume, overwrite, maxTokens } = flags;
+    const shared = defined({ batch, chat });
+    const told = new Set<string>();
+    const rows = await measureCost({
+      ...{ lengths, task, output, signal, tokenizer: flags.counter ?? modelCounter(model) },
+      samples: flags.samples ?? 20,
+      plain: steerModelGenerator(model, shared),
+      steered: steerModelGenerator(model, { ...shared, steering }),
+      ...defined({ data, seed, resume, overwrite, maxTokens }),
+      onProgress(p) {
+        const line = `${lengthName(p.length)} ${p.task} ${p.steered ? "steered" : "plain"}: ${p.done} of ${p.total}`;
+        const step = `${line.split(":")[0]} ${Math.floor((4 * p.done) / Math.max(1, p.total))}`;
+        if (!told.has(step)) note(line);
+        told.add(step);
+      },
+    });
+    if (flags.json) return printJson({ model: model.info.name, rows });
+    const head = ["length", "task", "pairs", "plain", "steered", "difference", "95 % interval", "p"];
+    const body = rows.map(({ length, task: name, samples, plain, steered, difference: d, p }) => [
+      lengthName(length),
+      name,
+      String(samples),
+      plain.mean.toFixed(1),
+      steered.mean.toFixed(1),
+      signed(d.mean),
+      `[${signed(d.low)}, ${signed(d.high)}]`,
+      p.toFixed(3),
+    ]);
+    printLine(table([head, ...body]));
+  } finally {
+    await model.dispose();
+  }
+}
+
+/** A list of operations from a file; a vector is a name, a file, or numbers. */
+async function programOf(file: string) {
+  const { resolveVector } = await import("../../../steering/vector-names.ts");
+  let list: unknown;
+  try {
+    list = JSON.parse(await readFile(file, "utf8"));
+  } catch (error) {
+    throw new UsageError(`--steering ${file}: expected JSON: ${(error as Error).message}`);
+  }
+  if (!Array.isArray(list)) throw new UsageError(`--steering ${file}: expected a list of operations`);
+  return Promise.all(
+    list.map(async (operation: { vector: unknown }) =>
+      typeof operation.vector === "string"
+        ? { ...operation, vector: await resolveVector(operation.vector) }
+        : (operation as never),
+    ),
+  );
+}
+
+function signed(value: number): string {
+  return `${value > 0 ? "+" : ""}${value.toFixed(1)}`;
+}
