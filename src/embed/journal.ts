@@ -40,6 +40,8 @@ export interface ShardEntry {
   max_norm: number | null;
   created_at: string;
   tool: { package: string; version: string; git_sha: string | null };
+  /** host:folder of the worker that has the file; absent where it lies under the run's own root. */
+  location?: string;
 }
 
 /** The end of the data was reached: rows in all. Written by the process that saw it. */

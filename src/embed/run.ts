@@ -1,48 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 // embedDataset: from settings to shards, manifest and run summary. The parent of the stage processes.
 
-import { readdir, rm } from "node:fs/promises";
-import { basename, dirname, join, relative, resolve, sep } from "node:path";
+import { join, relative, resolve, sep } from "node:path";
 import { writeFileAtomic } from "../data/files.ts";
-import { createJournal, JournalWriter, readJournal } from "../data/journal.ts";
+import { createJournal, JournalWriter } from "../data/journal.ts";
 import { takeLock } from "../data/lock.ts";
-import { type RunPaths, runPaths } from "../data/names.ts";
-import type { ScalarColumn } from "../data/shards/schema.ts";
-import { datasetName, openDataset } from "../data/sources/open.ts";
-import { countRows } from "../data/sources/rows.ts";
-import type { DataSource } from "../data/sources/source.ts";
-import { DataError, SteerError } from "../errors.ts";
-import { type EmbedConfig, type ResolvedConfig, resolveConfig } from "./config.ts";
-import type { ModelSpec } from "./encoders/encoder.ts";
-import { modelSpec } from "./encoders/open.ts";
-import { inspectColumns } from "./inspect.ts";
-import {
-  type Fingerprint,
-  foldJournal,
-  type JournalEntry,
-  type JournalHeader,
-  type JournalState,
-  requireSameSettings,
-  type ShardEntry,
-} from "./journal.ts";
+import { DataError } from "../errors.ts";
+import type { EmbedConfig } from "./config.ts";
+import { type JournalHeader, type JournalState, requireSameSettings, type ShardEntry } from "./journal.ts";
 import { buildManifest, buildSummary, type Manifest, type RunSummary } from "./manifest.ts";
+import {
+  beginHeader,
+  missingRanges,
+  type PreparedRun,
+  prepareRun,
+  readState,
+  refuseExisting,
+} from "./prepare.ts";
 import { type EmbedProgress, ProgressMeter } from "./progress.ts";
+import { type EmbedOptions, runStages } from "./run-stages.ts";
 import type { LoaderEnd, StageSettings } from "./stages/messages.ts";
-import { StageProcesses, socketFolder } from "./stages/processes.ts";
+import { socketFolder } from "./stages/processes.ts";
 import { gitSha } from "./tool.ts";
 
-export interface EmbedOptions {
-  /** Ends the run now; the call rejects with the signal's reason. What the journal holds is kept. */
-  signal?: AbortSignal;
-  /** Ends the run after the shards that are begun; the call resolves with status "stopped". */
-  stop?: AbortSignal;
-  /** Called about five times a second, and once at the end. */
-  onProgress?: (progress: EmbedProgress) => void;
-  /** Header to begin with, where another process has chosen run id and time (workers of a queue). */
-  begin?: { createdAt: string; runId: string };
-  /** Told the process ids of the stages when they run. */
-  onStages?: (pids: Record<string, number>) => void;
-}
+export type { EmbedOptions } from "./run-stages.ts";
 
 export interface EmbedResult {
   /** "complete": manifest written. "range": this range is done. "stopped": ended on request. */
@@ -54,143 +35,6 @@ export interface EmbedResult {
   runSummary: RunSummary | null;
   runPath: string | null;
   progress: EmbedProgress;
-}
-
-/** A run with everything that is known before its stages start. */
-export interface PreparedRun {
-  config: ResolvedConfig;
-  source: DataSource;
-  model: ModelSpec;
-  paths: RunPaths;
-  datasetName: string;
-  columns: ScalarColumn[];
-  fileRows: number[];
-  totalRows: number | null;
-  /** Rows the run selects, where known. */
-  positions: number | null;
-  fingerprint: Fingerprint;
-}
-
-/** Opens source and model, counts rows where that is cheap or needed; starts nothing. */
-export async function prepareRun(
-  given: EmbedConfig,
-  options: { count?: boolean } = {},
-): Promise<PreparedRun> {
-  const config = resolveConfig(given);
-  const cacheFolder = join(config.outputRoot, "cache");
-  const source = await openDataset({ ...config, cacheFolder });
-  const model = await modelSpec(config, cacheFolder);
-  const name = config.datasetName ?? (await datasetName(config.dataset));
-  const paths = runPaths({
-    root: config.outputRoot,
-    model: model.name,
-    dataset: name,
-    subset: config.subset,
-    split: config.split,
-  });
-  const columns = await inspectColumns(source, config);
-  const counted =
-    config.shuffleSeed !== null ||
-    options.count === true ||
-    (source.kind === "local" && source.format === "parquet");
-  const fileRows = counted ? await countRows(source) : [];
-  const totalRows = counted ? fileRows.reduce((sum, rows) => sum + rows, 0) : null;
-  const positions = totalRows === null ? null : Math.min(totalRows, config.maxRows ?? totalRows);
-  return {
-    config,
-    source,
-    model,
-    paths,
-    datasetName: name,
-    columns,
-    fileRows,
-    totalRows,
-    positions,
-    fingerprint: fingerprintOf(config, model, columns, source),
-  };
-}
-
-function fingerprintOf(
-  config: ResolvedConfig,
-  model: ModelSpec,
-  columns: readonly ScalarColumn[],
-  source: DataSource,
-): Fingerprint {
-  return {
-    dataset: config.dataset.replace(/\/+$/, "").split("/").slice(-2).join("/"),
-    subset: config.subset,
-    split: config.split,
-    revision: source.revision,
-    format: source.format,
-    text_field: config.textField,
-    extract_first_assistant: config.extractFirstAssistant,
-    prefix: config.prefix,
-    columns: columns.map((column) => `${column.name}:${column.type}`).join(","),
-    max_rows: config.maxRows,
-    shuffle_seed: config.shuffleSeed,
-    on_error: config.onError,
-    rows_per_shard: config.rowsPerShard,
-    window_rows: config.windowRows,
-    tokens_per_batch: config.tokensPerBatch,
-    batch_size: config.batchSize,
-    bucket_min_tokens: config.bucketMinTokens,
-    model: model.name,
-    model_kind: model.kind,
-    model_files: JSON.stringify(model.identity),
-    pooling: model.pooling,
-    normalize: model.normalize,
-    max_tokens: model.maxTokens,
-    site: model.site,
-    steering: model.steering,
-    device: config.device.split(",")[0]?.replace(/:\d+$/, "") ?? "cpu",
-    output_dtype: config.outputDtype,
-    compression: config.compression,
-  };
-}
-
-/** Time of a new run; SOURCE_DATE_EPOCH makes it, and so the shards' bytes, reproducible. */
-function now(): string {
-  const epoch = process.env.SOURCE_DATE_EPOCH;
-  return epoch !== undefined && /^\d+$/.test(epoch)
-    ? new Date(Number(epoch) * 1000).toISOString()
-    : new Date().toISOString();
-}
-
-/** Journals of a run: the whole one and those of ranges. */
-async function journalFiles(paths: RunPaths): Promise<string[]> {
-  const folder = dirname(paths.journal);
-  const stem = basename(paths.journal, ".jsonl");
-  const entries = await readdir(folder).catch(() => [] as string[]);
-  return entries
-    .filter((name) => name === `${stem}.jsonl` || (name.startsWith(`${stem}.r`) && name.endsWith(".jsonl")))
-    .map((name) => join(folder, name));
-}
-
-export async function readState(paths: RunPaths): Promise<JournalState> {
-  let state: JournalState = { header: null, shards: new Map(), end: null };
-  for (const file of await journalFiles(paths))
-    state = foldJournal(await readJournal<JournalEntry>(file), state);
-  return state;
-}
-
-/** Shards of [start, end) that are not on disk, as ranges; `end` null = not known. */
-export function missingRanges(
-  done: ReadonlySet<number>,
-  start: number,
-  end: number | null,
-): { start: number; end: number | null }[] {
-  const ranges: { start: number; end: number | null }[] = [];
-  const last = end ?? Math.max(start, ...[...done].map((index) => index + 1));
-  let open: number | null = null;
-  for (let index = start; index < last; index++) {
-    if (done.has(index)) {
-      if (open !== null) ranges.push({ start: open, end: index });
-      open = null;
-    } else open ??= index;
-  }
-  if (end === null) ranges.push({ start: open ?? last, end: null });
-  else if (open !== null) ranges.push({ start: open, end: last });
-  return ranges;
 }
 
 /**
@@ -218,38 +62,19 @@ export async function embedDataset(given: EmbedConfig, options: EmbedOptions = {
     { started, rangeName }: { started: number; rangeName: string },
   ): Promise<EmbedResult> {
     const sources = await source.files();
-    if (config.overwrite) await forget(paths);
-    const before = await readState(paths);
-    if (before.header !== null && !config.resume && !config.overwrite && config.shardRange === null) {
-      throw new DataError("ERR_RUN_EXISTS", `There is already a run of this name in ${paths.indexes}`, {
-        details: { journal: paths.journal, shards: before.shards.size },
-        remedies: [
-          "go on with it: --resume",
-          "begin anew: --overwrite",
-          "keep both: another --output-root or --dataset-name",
-        ],
-      });
-    }
-    const createdAt = begin?.createdAt ?? now();
-    const header: JournalHeader = {
-      type: "run",
-      version: 1,
-      created_at: createdAt,
-      run_id: config.runId ?? begin?.runId ?? createdAt.replace(/[:-]/g, ""),
-      fingerprint,
-      sources,
-      total_rows: totalRows,
-    };
-    if (before.header === null) await createJournal(paths.journal, header);
+    await refuseExisting(run);
+    const header = beginHeader(run, sources, begin);
+    await createJournal(paths.journal, header);
     const state = await readState(paths);
     const begun = state.header ?? header;
     requireSameSettings(begun, fingerprint, sources, paths.journal);
-    if (config.runId !== null && config.runId !== begun.run_id && config.resume) {
+    const runId = begin?.runId ?? config.runId;
+    if (runId !== null && runId !== begun.run_id) {
       throw new DataError(
         "ERR_RESUME_SETTINGS",
-        `The run in ${paths.journal} has the id ${begun.run_id}, not ${config.runId}`,
+        `The run in ${paths.journal} has the id ${begun.run_id}, not ${runId}`,
         {
-          details: { journal: paths.journal, was: begun.run_id, now: config.runId },
+          details: { journal: paths.journal, was: begun.run_id, now: runId },
           remedies: ["leave out --run-id"],
         },
       );
@@ -385,70 +210,4 @@ export async function finishRun(
   await writeFileAtomic(manifestPath, [`${JSON.stringify(manifest, null, 2)}\n`]);
   await writeFileAtomic(paths.runSummary, [`${JSON.stringify(summary, null, 2)}\n`]);
   return { manifest, manifestPath, runSummary: summary, runPath: paths.runSummary };
-}
-
-/** Removes what a run of this name left, journal first: without it nothing else counts. */
-async function forget(paths: RunPaths): Promise<void> {
-  for (const file of await journalFiles(paths)) await rm(file, { force: true });
-  await rm(paths.manifest, { force: true });
-  await rm(paths.runSummary, { force: true });
-  await rm(paths.embeddings, { recursive: true, force: true });
-}
-
-const PROGRESS_MS = 200;
-
-async function runStages(
-  settings: StageSettings,
-  devices: readonly string[],
-  meter: ProgressMeter,
-  {
-    signal,
-    stop,
-    onProgress,
-    onStages,
-  }: { [K in keyof EmbedOptions]: EmbedOptions[K] | undefined },
-): Promise<LoaderEnd> {
-  let end: LoaderEnd | null = null;
-  let written: { shards: number; windows: number } | null = null;
-  const stages = new StageProcesses(settings, devices, {
-    onMessage(_stage, message) {
-      meter.take(message);
-      if (message.type === "loader-end") end = message.end;
-      if (message.type === "writer-end") written = message;
-    },
-  });
-  onStages?.(stages.pids);
-  const timer =
-    onProgress === undefined ? null : setInterval(() => onProgress(meter.snapshot()), PROGRESS_MS);
-  const onStop = (): void => stages.finishShard();
-  const onAbort = (): void => stages.kill();
-  stop?.addEventListener("abort", onStop, { once: true });
-  signal?.addEventListener("abort", onAbort, { once: true });
-  if (signal?.aborted) onAbort();
-  if (stop?.aborted) onStop();
-  // Where this process ends by itself, the stages see the closed channel and end too.
-  try {
-    await stages.finished;
-  } catch (error) {
-    signal?.throwIfAborted();
-    throw error;
-  } finally {
-    if (timer !== null) clearInterval(timer);
-    stop?.removeEventListener("abort", onStop);
-    signal?.removeEventListener("abort", onAbort);
-    onProgress?.(meter.snapshot());
-  }
-  const loaded = end as LoaderEnd | null;
-  const wrote = written as { shards: number; windows: number } | null;
-  if (loaded === null || wrote === null || loaded.windows !== wrote.windows) {
-    throw new SteerError(
-      "ERR_ROWS_LOST",
-      `The loader sent ${loaded?.windows} windows, the writer got ${wrote?.windows}`,
-      {
-        details: { loaded, wrote },
-        remedies: ["rerun with --resume", "report it"],
-      },
-    );
-  }
-  return loaded;
 }
