@@ -105,7 +105,7 @@ async function fromPython(wanted, env) {
   const python = env.CHATSPACE_PYTHON || "python3";
   // find_spec does not import torch, which takes seconds.
   const code = "import importlib.util as u; s = u.find_spec('torch'); print(s.origin if s else '')";
-  const answer = await capture(python, ["-c", code], { timeoutMs: 5_000 });
+  const answer = await capture(python, ["-c", code], { timeoutMs: 10_000 });
   if (!answer.ok) throw new Error(answer.reason);
   const origin = answer.stdout.trim();
   if (!origin) throw new Error(`${python} has no torch`);

@@ -16,7 +16,7 @@ const ATTEMPTS = 3;
 /** The command that runs pip, or throws with the reason. CHATSPACE_PYTHON names another Python. */
 export async function findPip(env = process.env) {
   const python = env.CHATSPACE_PYTHON || "python3";
-  const probe = await capture(python, ["-m", "pip", "--version"], { timeoutMs: 10_000 });
+  const probe = await capture(python, ["-m", "pip", "--version"], { timeoutMs: 30_000 });
   if (!probe.ok) throw new Error(`${python} -m pip does not run: ${probe.reason}`);
   return python;
 }
