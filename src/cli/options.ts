@@ -3,14 +3,12 @@
 
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { LoadOptions } from "../model/load-options.ts";
+import { DEFAULT_MODEL } from "../model/model-catalog.ts";
 import type { GenerateOptions } from "../model/request.ts";
 import type { SteerModel } from "../model/steer-model.ts";
 import type { SteeringOperation } from "../steering/program.ts";
 import type { SteeringVector } from "../steering/vector.ts";
 import { progressBar } from "./terminal.ts";
-
-/** The model that runs when none is named; pulled once. */
-export const DEFAULT_MODEL = "smollm2-135m-instruct";
 
 export interface ModelFlags {
   model: string;

@@ -111,7 +111,7 @@ const CONTRAST = {
 /**
  * A happy-minus-sad direction of the model at hand, for models that no vector ships for: difference of
  * mean last-token states (as in contrastive activation addition, Rimsky et al. 2023) over four sentences
- * a side, scaled to half the median norm of those states so that it is felt in any model.
+ * a side, scaled to a quarter of the median norm of those states so that it is felt in any model.
  */
 export async function contrastVector(
   model: SteerModel,
@@ -144,7 +144,7 @@ export async function contrastVector(
   const median = norms[norms.length >> 1]!;
   return direction
     .normalized()
-    .times(median / 2)
+    .times(median / 4)
     .named("happy (made here)");
 }
 

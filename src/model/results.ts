@@ -104,10 +104,12 @@ export function appliedSteering(program: CompiledProgram, done: NativeDoneEvent)
   const warnings = [...program.warnings];
   const steering = program.operations.map((operation, index) => {
     const rows = done.touched[index] ?? 0;
-    if (rows === 0)
+    if (rows === 0) {
+      const why = changesNothing(operation) ? "it changes nothing as given" : "its scope selected nothing";
       warnings.push(
-        `steering[${program.sources[index]}] (${operation.op} at ${operation.site}) touched no row: its scope selected nothing`,
+        `steering[${program.sources[index]}] (${operation.op} at ${operation.site}) touched no row: ${why}`,
       );
+    }
     return {
       operation: program.sources[index]!,
       site: operation.site,
@@ -117,6 +119,12 @@ export function appliedSteering(program: CompiledProgram, done: NativeDoneEvent)
     };
   });
   return { steering, warnings };
+}
+
+/** Operations that are the identity are left out by the engine, so that they cost nothing. */
+function changesNothing({ op, scale, amount, vector }: NativeOperation): boolean {
+  if (op === "add") return scale === 0 || vector.every((x) => x === 0);
+  return (op === "ablate" && scale === 1) || (op === "replace" && amount === 0);
 }
 
 export function captureResults(captures: readonly NativeCaptureResult[]): Record<string, Capture> {
