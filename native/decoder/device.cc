@@ -4,6 +4,7 @@
 #include <ATen/Context.h>
 #include <dlfcn.h>
 #include <torch/version.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstdlib>
@@ -75,12 +76,21 @@ void open_library() {
   }
 }
 
+// libtorch asks once in a process whether there is CUDA and keeps the answer. Asked before our library
+// brought libtorch's CUDA half in, it will say no for good.
+void check_torch_sees_cuda(int count) {
+  if (count == 0 || at::globalContext().hasCUDA()) return;
+  throw Error("ERR_CUDA_LATE", text("this machine has ", count, " CUDA devices, but libtorch was asked for CUDA before "
+                                    "its CUDA half was opened and will not look again in this process"));
+}
+
 }  // namespace
 
 void require_cuda(const std::string& device) {
   std::lock_guard<std::mutex> lock(opening);
   if (library == nullptr) open_library();
   const int count = symbol<CountFunction>("chatspace_cuda_device_count")();
+  check_torch_sees_cuda(count);
   const size_t colon = device.find(':');
   const int index = colon == std::string::npos ? 0 : std::atoi(device.c_str() + colon + 1);
   if (index >= count) {
@@ -92,18 +102,37 @@ void require_cuda(const std::string& device) {
 
 std::vector<CudaDevice> cuda_devices() {
   std::lock_guard<std::mutex> lock(opening);
+  static bool looked = false;
+  const bool driver = access("/dev/nvidiactl", F_OK) == 0 || access("/dev/dxg", F_OK) == 0;
+  if (library == nullptr && driver && !looked) {
+    looked = true;
+    try {
+      open_library();
+    } catch (const Error&) {
+      // Not built or not fitting: no CUDA. Whoever asks for a device by name hears the reason.
+    }
+  }
   std::vector<CudaDevice> devices;
   if (library == nullptr) return devices;
   const auto describe = symbol<DeviceFunction>("chatspace_cuda_device");
   const int count = symbol<CountFunction>("chatspace_cuda_device_count")();
   for (int i = 0; i < count; ++i) {
     std::array<char, 256> name{};
-    size_t free_bytes = 0;
     size_t total = 0;
-    describe(i, name.data(), name.size(), &free_bytes, &total);
-    devices.push_back({name.data(), static_cast<int64_t>(total), static_cast<int64_t>(free_bytes)});
+    if (describe(i, name.data(), name.size(), nullptr, &total) != 0) continue;
+    devices.push_back({name.data(), static_cast<int64_t>(total)});
   }
   return devices;
+}
+
+int64_t cuda_free_bytes(int device) {
+  std::lock_guard<std::mutex> lock(opening);
+  if (library == nullptr) return 0;
+  std::array<char, 256> name{};
+  size_t free_bytes = 0;
+  size_t total = 0;
+  const auto describe = symbol<DeviceFunction>("chatspace_cuda_device");
+  return describe(device, name.data(), name.size(), &free_bytes, &total) == 0 ? static_cast<int64_t>(free_bytes) : 0;
 }
 
 }  // namespace chatspace

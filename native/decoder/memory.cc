@@ -33,9 +33,7 @@ int64_t machine_available() {
 
 int64_t available_memory(c10::Device device) {
   if (!device.is_cpu()) {
-    const std::vector<CudaDevice> devices = cuda_devices();
-    const size_t index = device.has_index() ? static_cast<size_t>(device.index()) : 0;
-    return index < devices.size() ? devices[index].free : 0;
+    return cuda_free_bytes(device.has_index() ? device.index() : 0);
   }
   int64_t bytes = machine_available();
   const int64_t limit = number_in("/sys/fs/cgroup/memory.max");

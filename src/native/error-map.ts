@@ -34,6 +34,7 @@ const REMEDIES: Readonly<Record<string, readonly string[]>> = {
   ERR_LAYERS_PATH: ["Leave the option out to take the longest numbered module list."],
   ERR_CUDA_MISSING: ["Build it with `npm run build:cuda`, or load with device: 'cpu'."],
   ERR_CUDA_ABI: ["Build it again with `npm run build:cuda`."],
+  ERR_CUDA_LATE: ["Load the CUDA model first in the process, or in a process of its own."],
   ERR_CUDA_DEVICE: ["`chatspace-steer doctor` lists the devices; device: 'cpu' always works."],
   ERR_CACHE_MEMORY: ["Give more with cacheBytes, ask for fewer tokens, or run fewer requests at once."],
   ERR_OUT_OF_MEMORY: ["Use a smaller dtype or cacheBytes, or a smaller model."],

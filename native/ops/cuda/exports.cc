@@ -27,7 +27,8 @@ CHATSPACE_EXPORT const char* chatspace_cuda_torch() {
 // CUDA devices this process can use; 0 without a driver. Never throws.
 CHATSPACE_EXPORT int chatspace_cuda_device_count() { return static_cast<int>(c10::cuda::device_count()); }
 
-// Name (terminated, cut to `capacity`) and memory of a device. Returns 0, or a cudaError_t.
+// Name (terminated, cut to `capacity`) and memory of a device. Returns 0, or a cudaError_t. `free_bytes`
+// may be null; asking for it makes a CUDA context on the device, which takes some of its memory.
 CHATSPACE_EXPORT int chatspace_cuda_device(int device, char* name, size_t capacity, size_t* free_bytes,
                                            size_t* total_bytes) {
   cudaDeviceProp properties{};
@@ -35,6 +36,8 @@ CHATSPACE_EXPORT int chatspace_cuda_device(int device, char* name, size_t capaci
     return static_cast<int>(error);
   }
   std::snprintf(name, capacity, "%s", properties.name);
+  *total_bytes = properties.totalGlobalMem;
+  if (free_bytes == nullptr) return 0;
   const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
   return static_cast<int>(cudaMemGetInfo(free_bytes, total_bytes));
 }
