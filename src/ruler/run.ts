@@ -145,13 +145,17 @@ async function runTask(
     maxTokens,
     generator: generator.identity,
   };
-  const answers = await earlierAnswers(file, journalFile, header, rows, options);
+  const earlier = await earlierAnswers(file, journalFile, header, rows, options);
+  const { answers } = earlier;
   const resumed = answers.size;
   const report = () => options.onProgress?.({ task: task.name, done: answers.size, total: rows.length });
   report();
   const journal = await JournalWriter.open(journalFile);
   try {
-    if (resumed === 0) await journal.append(header);
+    if (!earlier.recorded) {
+      await journal.append(header);
+      for (const [sample, pred] of answers) await journal.append({ sample, pred } satisfies Answer);
+    }
     const open = rows.map((_, i) => i).filter((i) => !answers.has(i));
     await answerAll(open, rows, generator, maxTokens, options.signal, async (sample, pred) => {
       await journal.append({ sample, pred } satisfies Answer);
@@ -213,22 +217,28 @@ function predictionOf(row: DataRow, pred: string): PredictionRow {
   return { index, pred, input: row.input + row.answer_prefix, outputs, others: {}, truncation: -1, length };
 }
 
+interface Earlier {
+  readonly answers: Map<number, string>;
+  /** The journal has its header, and these answers after it. */
+  readonly recorded: boolean;
+}
+
 async function earlierAnswers(
   file: string,
   journalFile: string,
   header: object,
   rows: readonly DataRow[],
   options: RunOptions,
-): Promise<Map<number, string>> {
+): Promise<Earlier> {
   const answers = new Map<number, string>();
   if (options.overwrite) {
     await rm(journalFile, { force: true });
     await rm(file, { force: true });
-    return answers;
+    return { answers, recorded: false };
   }
   const [first, ...entries] = await readJournal<Answer>(journalFile);
   const hasFile = (await statOrNull(file)) !== null;
-  if (first === undefined && !hasFile) return answers;
+  if (first === undefined && !hasFile) return { answers, recorded: false };
   if (!options.resume)
     throw new DataError(
       "ERR_RULER_OUTPUT_EXISTS",
@@ -241,9 +251,9 @@ async function earlierAnswers(
   if (first !== undefined) {
     if (JSON.stringify(first) !== JSON.stringify(header)) throw otherRun(journalFile, first, header);
     for (const { sample, pred } of entries) if (sample < rows.length) answers.set(sample, pred);
-    return answers;
+    return { answers, recorded: true };
   }
-  return fromPredictions(file, rows);
+  return { answers: await fromPredictions(file, rows), recorded: false };
 }
 
 /** Answers of a prediction file with no journal, row by row; broken rows are asked again. */
