@@ -33,6 +33,9 @@ export async function socketFolder(): Promise<{ path(name: string): string; remo
 /** How long the other stages get to say what they know before they are ended. */
 const NEIGHBOURS_MS = 500;
 
+/** Errors that say no more than that a neighbour is gone. */
+const LINK_CODES = new Set([LINK_CODE, "EPIPE", "ECONNRESET", "ERR_STREAM_DESTROYED", "ERR_STREAM_PREMATURE_CLOSE"]);
+
 /** Of the errors of several stages the one that explains the others. */
 function rootCause(settled: readonly PromiseSettledResult<void>[]): unknown {
   const errors = settled
@@ -40,7 +43,7 @@ function rootCause(settled: readonly PromiseSettledResult<void>[]): unknown {
     .map((result) => result.reason as unknown);
   const rank = (error: unknown): number => {
     const { code, details } = error as SteerError;
-    if (details?.systemCode === LINK_CODE) return 2;
+    if (LINK_CODES.has(String(details?.systemCode))) return 2;
     return code === "ERR_STAGE_DIED" ? 1 : 0;
   };
   return errors.sort((a, b) => rank(a) - rank(b))[0];
