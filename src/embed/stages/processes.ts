@@ -34,7 +34,13 @@ export async function socketFolder(): Promise<{ path(name: string): string; remo
 const NEIGHBOURS_MS = 500;
 
 /** Errors that say no more than that a neighbour is gone. */
-const LINK_CODES = new Set([LINK_CODE, "EPIPE", "ECONNRESET", "ERR_STREAM_DESTROYED", "ERR_STREAM_PREMATURE_CLOSE"]);
+const LINK_CODES = new Set([
+  LINK_CODE,
+  "EPIPE",
+  "ECONNRESET",
+  "ERR_STREAM_DESTROYED",
+  "ERR_STREAM_PREMATURE_CLOSE",
+]);
 
 /** Of the errors of several stages the one that explains the others. */
 function rootCause(settled: readonly PromiseSettledResult<void>[]): unknown {
