@@ -58,12 +58,15 @@ export class Golden {
 export class Deviation {
   worst = 0;
   worstAt = "";
+  /** Largest |a - b| / max |b| of its comparison. */
+  worstRelative = 0;
   lowestCosine = 1;
 
   compare(where: string, got: ArrayLike<number>, expected: ArrayLike<number>): void {
     if (got.length !== expected.length)
       throw new Error(`${where}: expected ${expected.length} elements, got ${got.length}`);
     let [dot, aa, bb] = [0, 0, 0];
+    let [largest, scale] = [0, 0];
     for (let i = 0; i < got.length; i++) {
       const [a, b] = [got[i]!, expected[i]!];
       const distance = Math.abs(a - b);
@@ -71,15 +74,18 @@ export class Deviation {
         this.worst = Number.isNaN(distance) ? Number.POSITIVE_INFINITY : distance;
         this.worstAt = `${where}[${i}]: ${a} against ${b}`;
       }
+      largest = Math.max(largest, distance);
+      scale = Math.max(scale, Math.abs(b));
       dot += a * b;
       aa += a * a;
       bb += b * b;
     }
+    if (scale > 0) this.worstRelative = Math.max(this.worstRelative, largest / scale);
     if (aa > 0 && bb > 0) this.lowestCosine = Math.min(this.lowestCosine, dot / Math.sqrt(aa * bb));
   }
 
   toString(): string {
-    return `max |delta| ${this.worst.toExponential(2)} (${this.worstAt}), cosine >= ${this.lowestCosine.toFixed(9)}`;
+    return `max |delta| ${this.worst.toExponential(2)} (${this.worstAt}), relative to the largest ${this.worstRelative.toExponential(2)}, cosine >= ${this.lowestCosine.toFixed(9)}`;
   }
 }
 
