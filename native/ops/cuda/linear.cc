@@ -18,12 +18,14 @@ Activation activation_of(std::string_view name) {
 
 at::Tensor matrix(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
 
-// out [T, N] (columns may be a slice) = x w^T + bias; all of one dtype.
+// out [T, N] (columns may be a slice) = x w^T + bias, in the dtype of x and out. A weight of another one
+// (an archive that mixes them) is converted at each call: right, and slow.
 void project(at::Tensor& out, const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& bias) {
+  const at::Tensor transposed = weight.to(x.scalar_type()).t();
   if (bias.has_value() && bias->defined()) {
-    at::addmm_out(out, bias->to(weight.scalar_type()), x, weight.t());
+    at::addmm_out(out, bias->to(x.scalar_type()), x, transposed);
   } else {
-    at::mm_out(out, x, weight.t());
+    at::mm_out(out, x, transposed);
   }
 }
 
