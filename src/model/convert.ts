@@ -119,7 +119,7 @@ function planOf(where: string, checkpoint: Checkpoint, tokenizer: TokenizerBundl
   const modelType = config.string("model_type");
   const family = familyOf(config.file, modelType);
   const build = new ArchiveBuilder(checkpoint.weights);
-  const shape = family.plan(config, build);
+  const { experts = 0, ...shape } = family.plan(config, build);
   const { modules, cache } = build.finish(where);
   const metadata: ArchiveMetadata = {
     format: ARCHIVE_FORMAT,
@@ -143,7 +143,7 @@ function planOf(where: string, checkpoint: Checkpoint, tokenizer: TokenizerBundl
   return {
     metadata,
     plan: {
-      sources: readFamilySource(family.source, shape.layers),
+      sources: readFamilySource(family.source, { layers: shape.layers, experts }),
       modules,
       cache,
       extraFiles: [{ name: METADATA_FILE, bytes: encodeJson(metadata) }, ...tokenizer.files],

@@ -22,6 +22,13 @@ const FAMILIES = [
   "qwen2",
   "qwen3",
   "gpt2",
+  "gpt-neox",
+  "gemma2",
+  "gemma3",
+  "phi3",
+  "olmo2",
+  "granite",
+  "qwen3-moe",
 ];
 const LOGIT_TOLERANCE = 1e-4;
 

@@ -15,6 +15,8 @@ export interface DecoderShape {
   heads: number;
   kvHeads: number;
   headDim: number;
+  /** Experts of a mixture. */
+  experts?: number;
 }
 
 export interface Family {

@@ -2,10 +2,15 @@
 // The families that can be converted, by config.json's model_type.
 
 import { type Family, unknownFamily } from "./family.ts";
+import { gemma } from "./gemma.ts";
+import { gptNeox } from "./gpt-neox.ts";
 import { gpt2 } from "./gpt2.ts";
+import { granite } from "./granite.ts";
 import { llama } from "./llama.ts";
+import { moe } from "./moe.ts";
+import { olmo2 } from "./olmo2.ts";
 
-const FAMILIES: readonly Family[] = [llama, gpt2];
+const FAMILIES: readonly Family[] = [llama, gpt2, gptNeox, gemma, granite, olmo2, moe];
 
 /** Every model type that can be converted, sorted. */
 export const MODEL_TYPES: readonly string[] = FAMILIES.flatMap((family) => family.modelTypes).sort();

@@ -1,30 +1,59 @@
 // SPDX-License-Identifier: Apache-2.0
-// Llama and its kin: same source, differences in biases, head norms, windows and rope.
+// Llama and its kin. The families here share the tree of modules and its weights; they differ in biases,
+// head norms, windows, rope, fused matrices and constants, which a Variant says.
 
-import type { ArchiveBuilder } from "./builder.ts";
-import { float } from "./builder.ts";
+import { type ArchiveBuilder, float, type WeightOptions } from "./builder.ts";
 import type { ConfigReader } from "./config-reader.ts";
 import { activationOf, checkHeads, type DecoderShape, type Family } from "./family.ts";
 import { ropeOf } from "./rope.ts";
 
-interface Traits {
-  qkvBias: boolean;
-  outBias: boolean;
-  mlpBias: boolean;
-  headNorm: boolean;
+type Attributes = Parameters<ArchiveBuilder["module"]>[2];
+type Weight = ReturnType<ArchiveBuilder["weight"]>;
+
+/** What a family does otherwise than Llama; everything is optional. */
+export interface Variant {
+  qkvBias?: boolean;
+  outBias?: boolean;
+  mlpBias?: boolean;
+  /** "head": RMS norm of each head of q and k; "whole": of all heads at once. */
+  qkNorm?: "head" | "whole";
+  /** One matrix for q, k, v and one for gate and up. */
+  fused?: boolean;
+  /** Added to every norm weight. */
+  normAddend?: number;
+  /** Multiplies q.k; default headDim^-0.5. */
+  scale?: number;
+  softcap?: number;
+  headDim?: number;
+  tied?: boolean;
+  act?: string;
   /** Window of a layer, 0 = none. */
-  window(layer: number): number;
-  /** Layers without rotary embedding. */
-  unrotated(layer: number): boolean;
+  window?(layer: number): number;
+  /** Rope of a layer; null = none. Default: the config's own for all. */
+  ropeType?(layer: number): string | undefined | null;
+  /** Norm weights of a layer: names in the checkpoint. Null = none. */
+  norms?: { attn: string | null; mlp: string | null; attnPost: string | null; mlpPost: string | null };
+  /** More attributes of the modules. */
+  attributes?: { embed?: Attributes; attn?: Attributes; mlp?: Attributes; root?: Attributes };
+  /** Adds the module `layers.N.mlp` itself and says so, or leaves it to the plain one. */
+  mlp?(layer: number, path: string, from: string): boolean;
 }
 
-export const llama: Family = {
-  modelTypes: ["llama", "mistral", "qwen2", "qwen3", "smollm3"],
-  source: "llama",
-  plan: planLlama,
+const LLAMA_NORMS = {
+  attn: "input_layernorm",
+  mlp: "post_attention_layernorm",
+  attnPost: null,
+  mlpPost: null,
 };
 
-function planLlama(config: ConfigReader, build: ArchiveBuilder): DecoderShape {
+export const llama: Family = {
+  modelTypes: ["llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3"],
+  source: "llama",
+  plan: (config, build) => planLlamaLike(config, build, variantOf(config)),
+};
+
+/** The whole tree of a Llama-like decoder. */
+export function planLlamaLike(config: ConfigReader, build: ArchiveBuilder, variant: Variant): DecoderShape {
   const layers = config.int("num_hidden_layers");
   const hiddenSize = config.int("hidden_size");
   const vocabSize = config.int("vocab_size");
@@ -32,94 +61,157 @@ function planLlama(config: ConfigReader, build: ArchiveBuilder): DecoderShape {
   const heads = config.int("num_attention_heads");
   const kvHeads = config.int("num_key_value_heads", heads);
   checkHeads(config, heads, kvHeads, "num_key_value_heads");
-  const headDim = config.int("head_dim", Math.floor(hiddenSize / heads));
-  const eps = float(config.float("rms_norm_eps", 1e-6));
-  const act = activationOf(config, "hidden_act", "silu");
+  const headDim = config.int("head_dim", variant.headDim ?? Math.floor(hiddenSize / heads));
   const maxPositions = config.int("max_position_embeddings", 2048);
-  const traits = traitsOf(config, layers);
-  const rope = ropeOf(config, { headDim, maxPositions });
-  const ropeIndex = build.rope(rope);
-  const rotaryDim = rope.inverseFrequencies.length * 2;
+  const eps = float(config.float("rms_norm_eps", 1e-6));
+  const act = variant.act ?? activationOf(config, "hidden_act", "silu");
+  const { attributes = {}, norms = LLAMA_NORMS } = variant;
+  const addend = variant.normAddend ?? 0;
   const qSize = heads * headDim;
   const kvSize = kvHeads * headDim;
+  let contextLength = maxPositions;
 
   const embedding = "model.embed_tokens.weight";
-  build.module("embed", "Embedding", {}, [build.weight("weight", embedding, [vocabSize, hiddenSize])]);
+  build.module("embed", "Embedding", { ...attributes.embed }, [
+    build.weight("weight", embedding, [vocabSize, hiddenSize]),
+  ]);
   for (let layer = 0; layer < layers; layer++) {
     const path = `layers.${layer}`;
     const from = `model.layers.${layer}`;
-    const attn = `${from}.self_attn`;
-    const mlp = `${from}.mlp`;
-    const rotated = !traits.unrotated(layer);
+    const ropeType = variant.ropeType ? variant.ropeType(layer) : undefined;
+    const rope =
+      ropeType === null
+        ? null
+        : ropeOf(config, {
+            headDim,
+            maxPositions,
+            ...(ropeType === undefined ? {} : { layerType: ropeType }),
+          });
+    contextLength = Math.min(contextLength, rope?.maxPositions ?? contextLength);
     const index = build.attention({
       heads,
       kvHeads,
       headDim,
-      rotaryDim: rotated ? rotaryDim : 0,
-      rope: rotated ? ropeIndex : -1,
-      scale: headDim ** -0.5,
-      window: traits.window(layer),
+      rotaryDim: rope ? rope.inverseFrequencies.length * 2 : 0,
+      rope: rope ? build.rope(rope) : -1,
+      scale: variant.scale ?? headDim ** -0.5,
+      softcap: variant.softcap ?? 0,
+      window: variant.window?.(layer) ?? 0,
     });
-    const bias = (on: boolean, name: string) => (on ? `${name}.bias` : null);
-    const norm = (name: string) => (traits.headNorm ? `${attn}.${name}.weight` : null);
-    build.module(`${path}.attn`, "Attention", { index, eps }, [
-      build.weight("q", `${attn}.q_proj.weight`, [qSize, hiddenSize]),
-      build.weight("k", `${attn}.k_proj.weight`, [kvSize, hiddenSize]),
-      build.weight("v", `${attn}.v_proj.weight`, [kvSize, hiddenSize]),
-      build.weight("o", `${attn}.o_proj.weight`, [hiddenSize, qSize]),
-      build.optional("q_bias", bias(traits.qkvBias, `${attn}.q_proj`), [qSize]),
-      build.optional("k_bias", bias(traits.qkvBias, `${attn}.k_proj`), [kvSize]),
-      build.optional("v_bias", bias(traits.qkvBias, `${attn}.v_proj`), [kvSize]),
-      build.optional("o_bias", bias(traits.outBias, `${attn}.o_proj`), [hiddenSize]),
-      build.optional("q_norm", norm("q_norm"), [headDim]),
-      build.optional("k_norm", norm("k_norm"), [headDim]),
+    const norm = (name: string, hub: string | null): Weight[] =>
+      hub === null ? [] : [build.weight(name, `${from}.${hub}.weight`, [hiddenSize], { addend })];
+    const shape = { heads, kvHeads, headDim, hiddenSize, qSize, kvSize };
+    build.module(`${path}.attn`, "Attention", { index, eps, ...attributes.attn }, [
+      ...attentionWeights(build, `${from}.self_attn`, variant, shape, addend),
+      ...norm("post_norm", norms.attnPost),
     ]);
-    build.module(`${path}.mlp`, "MLP", { act }, [
-      build.weight("gate", `${mlp}.gate_proj.weight`, [inner, hiddenSize]),
-      build.weight("up", `${mlp}.up_proj.weight`, [inner, hiddenSize]),
-      build.weight("down", `${mlp}.down_proj.weight`, [hiddenSize, inner]),
-      build.optional("gate_bias", bias(traits.mlpBias, `${mlp}.gate_proj`), [inner]),
-      build.optional("up_bias", bias(traits.mlpBias, `${mlp}.up_proj`), [inner]),
-      build.optional("down_bias", bias(traits.mlpBias, `${mlp}.down_proj`), [hiddenSize]),
-    ]);
-    build.module(path, "Layer", { eps }, [
-      build.weight("attn_norm", `${from}.input_layernorm.weight`, [hiddenSize]),
-      build.weight("mlp_norm", `${from}.post_attention_layernorm.weight`, [hiddenSize]),
-    ]);
+    if (!variant.mlp?.(layer, `${path}.mlp`, from)) {
+      const own = norms.mlpPost === null ? { act } : { act, eps };
+      build.module(`${path}.mlp`, "MLP", { ...own, ...attributes.mlp }, [
+        ...mlpWeights(build, `${from}.mlp`, variant, hiddenSize, inner),
+        ...norm("post_norm", norms.mlpPost),
+      ]);
+    }
+    build.module(path, "Layer", { eps }, [...norm("attn_norm", norms.attn), ...norm("mlp_norm", norms.mlp)]);
   }
   build.module("layers", "Layers", {}, []);
-  build.module("norm", "Norm", { eps }, [build.weight("weight", "model.norm.weight", [hiddenSize])]);
-  const tied = config.bool("tie_word_embeddings", false);
-  build.module("", "Decoder", {}, [
+  build.module("norm", "Norm", { eps }, [
+    build.weight("weight", "model.norm.weight", [hiddenSize], { addend }),
+  ]);
+  const tied = config.bool("tie_word_embeddings", variant.tied ?? false);
+  build.module("", "Decoder", { ...attributes.root }, [
     build.weight("head", tied ? embedding : "lm_head.weight", [vocabSize, hiddenSize]),
   ]);
-  const contextLength = Math.min(maxPositions, rope.maxPositions ?? maxPositions);
   return { layers, hiddenSize, vocabSize, contextLength, heads, kvHeads, headDim };
 }
 
-function traitsOf(config: ConfigReader, layers: number): Traits {
+function attentionWeights(
+  build: ArchiveBuilder,
+  from: string,
+  variant: Variant,
+  shape: { hiddenSize: number; headDim: number; qSize: number; kvSize: number },
+  addend: number,
+): Weight[] {
+  const { hiddenSize, headDim, qSize, kvSize } = shape;
+  const of = qSize + 2 * kvSize;
+  const part = (letter: string, size: number, first: number): Weight[] => {
+    const options: WeightOptions = variant.fused ? { rows: { first, of } } : {};
+    const name = variant.fused ? `${from}.qkv_proj` : `${from}.${letter}_proj`;
+    return [
+      build.weight(letter, `${name}.weight`, [size, hiddenSize], options),
+      build.optional(`${letter}_bias`, variant.qkvBias ? `${name}.bias` : null, [size], options),
+    ];
+  };
+  const normed = (letter: string, size: number): Weight => {
+    const length = variant.qkNorm === "whole" ? size : headDim;
+    const hub = variant.qkNorm ? `${from}.${letter}_norm.weight` : null;
+    return variant.qkNorm === "whole"
+      ? build.weight(`${letter}_norm`, hub!, [length], { addend })
+      : build.optional(`${letter}_norm`, hub, [length], { addend });
+  };
+  return [
+    ...part("q", qSize, 0),
+    ...part("k", kvSize, qSize),
+    ...part("v", kvSize, qSize + kvSize),
+    build.weight("o", `${from}.o_proj.weight`, [hiddenSize, qSize]),
+    build.optional("o_bias", variant.outBias ? `${from}.o_proj.bias` : null, [hiddenSize]),
+    normed("q", qSize),
+    normed("k", kvSize),
+  ];
+}
+
+function mlpWeights(
+  build: ArchiveBuilder,
+  from: string,
+  variant: Variant,
+  hiddenSize: number,
+  inner: number,
+): Weight[] {
+  const bias = (name: string) => (variant.mlpBias ? `${from}.${name}.bias` : null);
+  const part = (name: string, first: number): Weight => {
+    if (!variant.fused) return build.weight(name, `${from}.${name}_proj.weight`, [inner, hiddenSize]);
+    const rows = { first, of: 2 * inner };
+    return build.weight(name, `${from}.gate_up_proj.weight`, [inner, hiddenSize], { rows });
+  };
+  return [
+    part("gate", 0),
+    part("up", inner),
+    build.weight("down", `${from}.down_proj.weight`, [hiddenSize, inner]),
+    build.optional("gate_bias", bias("gate_proj"), [inner]),
+    build.optional("up_bias", bias("up_proj"), [inner]),
+    build.optional("down_bias", bias("down_proj"), [hiddenSize]),
+  ];
+}
+
+function variantOf(config: ConfigReader): Variant {
   const type = config.string("model_type");
-  const attentionBias = type !== "qwen2" && type !== "mistral" && config.bool("attention_bias", false);
+  const biased = ["llama", "qwen3", "smollm3"].includes(type) && config.bool("attention_bias", false);
   const noRope = type === "smollm3" ? config.list("no_rope_layers") : null;
   const interval = config.int("no_rope_layer_interval", 4);
   return {
-    qkvBias: type === "qwen2" || attentionBias,
-    outBias: attentionBias,
+    qkvBias: type === "qwen2" || biased,
+    outBias: biased,
     mlpBias: config.bool("mlp_bias", false),
-    headNorm: type === "qwen3",
-    window: windows(config, type, layers),
-    // A list of 1 (rotated) and 0, or every fourth layer.
-    unrotated: (layer) => type === "smollm3" && (noRope ? noRope[layer] === 0 : (layer + 1) % interval === 0),
+    fused: type === "phi3",
+    ...(type === "qwen3" ? { qkNorm: "head" as const } : {}),
+    window: windowsOf(config),
+    // SmolLM3: a list of 1 (rotated) and 0, or every fourth layer without.
+    ropeType: (layer) => {
+      const rotated = noRope ? noRope[layer] !== 0 : (layer + 1) % interval !== 0;
+      return type === "smollm3" && !rotated ? null : undefined;
+    },
   };
 }
 
-function windows(config: ConfigReader, type: string, layers: number): (layer: number) => number {
+/** Window of each layer as the families' configs say it, 0 = none. */
+export function windowsOf(config: ConfigReader): (layer: number) => number {
+  const type = config.string("model_type");
   if (!config.has("sliding_window") || type === "llama") return () => 0;
   const window = config.int("sliding_window");
-  if (type === "mistral") return () => window;
+  if (["mistral", "mixtral", "phi3"].includes(type)) return () => window;
   if (!config.bool("use_sliding_window", false)) return () => 0;
   const types = config.list("layer_types");
   if (types) return (layer) => (types[layer] === "sliding_attention" ? window : 0);
-  const first = Number(config.raw("max_window_layers") ?? layers);
+  const first = Number(config.raw("max_window_layers") ?? Number.POSITIVE_INFINITY);
   return (layer) => (layer >= first ? window : 0);
 }

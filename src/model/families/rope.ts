@@ -33,6 +33,12 @@ export interface RopeShape {
 export function ropeOf(config: ConfigReader, shape: RopeShape): Rope {
   const outer = config.object("rope_parameters");
   const parameters = (shape.layerType && outer?.object(shape.layerType)) || outer;
+  // Gemma 3's old spelling: its windows have a base of their own and no scaling.
+  const isLocal = shape.layerType === "sliding_attention" && !parameters;
+  if (isLocal) {
+    const theta = config.float("rope_local_base_freq", 10000);
+    return { attentionFactor: 1, inverseFrequencies: inverse(powers(theta, shape.headDim)) };
+  }
   const scaling = parameters ?? config.object("rope_scaling");
   const theta =
     parameters?.float("rope_theta", config.float("rope_theta", shape.defaultTheta ?? 10000)) ??
@@ -78,9 +84,12 @@ export function ropeOf(config: ConfigReader, shape: RopeShape): Rope {
   }
 }
 
-// base ** (arange(0, n, 2) / n)
+// base ** (arange(0, n, 2) / n); an odd n (a quarter of a head of 12) rotates n + 1 dimensions, as in the reference.
 function powers(base: number, dimensions: number): Float32Array {
-  return Float32Array.from({ length: dimensions / 2 }, (_, i) => base ** f32((2 * i) / dimensions));
+  return Float32Array.from(
+    { length: Math.ceil(dimensions / 2) },
+    (_, i) => base ** f32((2 * i) / dimensions),
+  );
 }
 
 function inverse(values: Float32Array): Float32Array {
