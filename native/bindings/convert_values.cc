@@ -134,6 +134,7 @@ RequestSpec to_request(const Fields& fields) {
   spec.sampling = to_sampling(fields.object("sampling"));
   spec.logprobs = fields.integer("logprobs");
   spec.prompt_logprobs = fields.boolean("promptLogprobs");
+  spec.reuse = fields.absent("reuse") || fields.boolean("reuse");
   const std::string logits = fields.string("logits");
   spec.logits = logits == "all" ? LogitsWanted::kAll : logits == "last" ? LogitsWanted::kLast : LogitsWanted::kNone;
   for (const Fields& operation : fields.objects("program")) spec.program.push_back(to_operation(operation));
@@ -262,7 +263,10 @@ Napi::Object to_js(Napi::Env env, Result result) {
     touched[i] = static_cast<double>(result.counters[i].rows);
     change[i] = result.counters[i].change_norm;
   }
+  auto reused = Napi::Float64Array::New(env, result.reused.size());
+  for (size_t i = 0; i < result.reused.size(); ++i) reused[i] = static_cast<double>(result.reused[i]);
   out.Set("touched", touched);
+  out.Set("reused", reused);
   out.Set("changeNorms", change);
   out.Set("promptTokens", number(static_cast<double>(result.prompt_tokens)));
   out.Set("cachedTokens", number(static_cast<double>(result.cached_tokens)));
@@ -283,6 +287,7 @@ Napi::Object to_js(Napi::Env env, const EngineStats& stats) {
   set("steps", stats.steps);
   set("promptTokens", stats.prompt_tokens);
   set("generatedTokens", stats.generated_tokens);
+  set("cachedTokens", stats.cached_tokens);
   set("cacheBlocks", stats.cache_blocks);
   set("cacheBlocksUsed", stats.cache_blocks_used);
   set("weightBytes", stats.weight_bytes);

@@ -29,10 +29,9 @@ void JsQueue::drain(Napi::Env env, Napi::Function, JsQueue* queue, void*) {
     try {
       tasks[i](env);
     } catch (const Napi::Error& error) {
-      // A callback of the user's threw: the rest waits for the next turn, the error goes the usual way.
-      for (size_t rest = i + 1; rest < tasks.size(); ++rest) queue->post(std::move(tasks[rest]));
-      error.ThrowAsJavaScriptException();
-      return;
+      // A callback of the user's threw: that is an uncaught exception, and no reason for others to wait.
+      // Thrown from here it would only be a warning (DEP0168).
+      napi_fatal_exception(env, error.Value());
     }
   }
 }

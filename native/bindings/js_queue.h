@@ -29,6 +29,8 @@ class JsQueue {
   void hold(Napi::Env env);
   void release(Napi::Env env);
   void close();
+  // After close() nothing reaches JavaScript any more.
+  bool closed() const { return closed_; }
 
   uint64_t keep(Napi::Function callback);
   Napi::Function callback(uint64_t key);

@@ -72,13 +72,10 @@ Model::Model(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Model>(info) {
 
 Model::~Model() {
   // Collected without dispose(): the engine is shut down elsewhere, since joining would block the
-  // JavaScript thread. The environment's own list waits for it.
-  if (engine_ == nullptr) return;
-  try {
-    EnvData::of(Env()).background([engine = std::move(engine_)] { engine->shutdown(); });
-  } catch (...) {
-    // The environment is gone; its cleanup hook has shut the engine down.
-  }
+  // JavaScript thread. The environment's own list waits for it. When the environment itself ends, its
+  // cleanup hook has shut the engine down before objects die, and its data may be gone.
+  if (engine_ == nullptr || queue_->closed()) return;
+  EnvData::of(Env()).background([engine = std::move(engine_)] { engine->shutdown(); });
 }
 
 Napi::Value Model::load(const Napi::CallbackInfo& info) {

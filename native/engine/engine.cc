@@ -77,7 +77,7 @@ void Engine::run() {
 bool Engine::load() {
   const Failure failure = guard([this] {
     decoder_ = load_decoder(options_);
-    blocks_ = std::make_unique<BlockPool>(decoder_->cache_blocks());
+    blocks_ = std::make_unique<BlockStore>(decoder_->cache_blocks());
     tables_ = std::make_unique<StepTables>(decoder_->sites(), decoder_->device());
     std::lock_guard<std::mutex> lock(mutex_);
     stats_.weight_bytes = decoder_->info().weight_bytes;
@@ -145,40 +145,105 @@ void Engine::admit() {
   size_t taken = 0;
   for (; taken < waiting_.size() && running_.size() < limit; ++taken) {
     Sequence& next = *waiting_[taken];
-    if (blocks_->total() > 0) {
-      const int64_t need = blocks_for(next);
-      if (need > blocks_->total()) {
-        fail(next, "ERR_CACHE_MEMORY",
-             text("the request needs ", need * kBlockTokens, " positions of KV cache, the model has ",
-                  blocks_->total() * kBlockTokens, " (cacheBytes ", blocks_->total() * decoder_->cache_block_bytes(),
-                  ")"),
-             "{}");
-        continue;
-      }
-      if (need > blocks_->free()) break;  // in order: nobody overtakes, so nobody starves
-      next.blocks = blocks_->take(need);
+    if (const Failure failure = prepare(next)) {
+      fail(next, failure.code, failure.message, failure.details);
+      continue;
     }
-    start(std::move(waiting_[taken]));
+    if (!take_blocks(next)) break;  // in order: nobody overtakes, so nobody starves
+    next.started = Clock::now();
+    running_.push_back(std::move(waiting_[taken]));
   }
   waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<int64_t>(taken));
-  waiting_.erase(std::remove(waiting_.begin(), waiting_.end(), nullptr), waiting_.end());
 }
 
-void Engine::start(std::unique_ptr<Sequence> sequence) {
-  sequence->started = Clock::now();
-  const Failure failure = guard([&] {
+Failure Engine::prepare(Sequence& sequence) {
+  if (sequence.prepared) return {};
+  sequence.prepared = true;
+  return guard([&] {
     SiteTable& sites = decoder_->sites();
-    if (!sequence->spec.program.empty()) {
-      sequence->program = Program::compile(sequence->spec.program, sites, decoder_->device());
+    if (!sequence.spec.program.empty()) {
+      sequence.program = Program::compile(sequence.spec.program, sites, decoder_->device());
     }
-    sequence->counters.assign(sequence->spec.program.size(), SteerCounter{0, 0.0});
-    for (const CaptureSpec& capture : sequence->spec.captures) {
+    for (const CaptureSpec& capture : sequence.spec.captures) {
       const int64_t site = sites.require(capture.site);
-      sequence->captures.emplace_back(site, sites.at(site).width, capture.scope, capture.pool);
+      sequence.captures.emplace_back(site, sites.at(site).width, capture.scope, capture.pool);
+    }
+    sequence.needed = sequence.first_needed();
+    const int64_t need = blocks_for(sequence);
+    if (blocks_->total() > 0 && need > blocks_->total()) {
+      throw Error("ERR_CACHE_MEMORY",
+                  text("the request needs ", need * kBlockTokens, " positions of KV cache, the model has ",
+                       blocks_->total() * kBlockTokens, " (cacheBytes ",
+                       blocks_->total() * decoder_->cache_block_bytes(), ")"));
     }
   });
-  running_.push_back(std::move(sequence));
-  if (failure) fail(*running_.back(), failure.code, failure.message, failure.details);
+}
+
+bool Engine::take_blocks(Sequence& sequence) {
+  if (blocks_->total() == 0) return true;
+  share_prefix(sequence);
+  const int64_t need = blocks_for(sequence) - static_cast<int64_t>(sequence.blocks.size());
+  if (need > blocks_->available()) {
+    blocks_->release(sequence.blocks);
+    sequence.computed = 0;
+    sequence.published = 0;
+    return false;
+  }
+  for (size_t index = 0; index < sequence.blocks.size(); ++index) sequence.adopt(index);
+  const std::vector<int32_t> fresh = blocks_->take(need);
+  sequence.blocks.insert(sequence.blocks.end(), fresh.begin(), fresh.end());
+  return true;
+}
+
+void Engine::share_prefix(Sequence& sequence) {
+  if (!sequence.spec.reuse) return;
+  const size_t whole = static_cast<size_t>(sequence.needed / kBlockTokens);
+  while (sequence.blocks.size() < whole) {
+    const size_t index = sequence.blocks.size();
+    const int64_t* tokens = sequence.tokens.data() + static_cast<int64_t>(index) * kBlockTokens;
+    const int32_t block = blocks_->share(sequence.block_key(index), tokens);
+    if (block < 0) break;
+    sequence.blocks.push_back(block);
+  }
+  sequence.computed = static_cast<int64_t>(sequence.blocks.size()) * kBlockTokens;
+  sequence.published = sequence.blocks.size();
+}
+
+// A second request with the same prefix waits a step rather than computing it beside the first one; it
+// joins the blocks as they are published.
+bool Engine::waits_for_prefix(Sequence& sequence, const std::vector<Part>& parts) {
+  if (!sequence.spec.reuse || blocks_->total() == 0) return false;
+  const size_t whole = static_cast<size_t>(sequence.needed / kBlockTokens);
+  if (sequence.computed % kBlockTokens != 0) return false;
+  size_t index = static_cast<size_t>(sequence.computed / kBlockTokens);
+  for (; index < whole; ++index) {
+    const int64_t* tokens = sequence.tokens.data() + static_cast<int64_t>(index) * kBlockTokens;
+    const int32_t block = blocks_->share(sequence.block_key(index), tokens);
+    if (block < 0) break;
+    std::vector<int32_t> own{sequence.blocks[index]};
+    blocks_->release(own);
+    sequence.blocks[index] = block;
+    sequence.adopt(index);
+    sequence.computed += kBlockTokens;
+    sequence.published = index + 1;
+  }
+  if (index >= whole) return false;
+  return std::any_of(parts.begin(), parts.end(), [&](const Part& part) {
+    Sequence& other = *part.sequence;
+    const int64_t end = static_cast<int64_t>(index + 1) * kBlockTokens;
+    const int64_t planned = other.computed + part.rows - part.fresh;
+    return other.in_prompt() && other.computed < end && end <= planned && end <= other.prompt &&
+           other.block_key(index) == sequence.block_key(index);
+  });
+}
+
+void Engine::publish(Sequence& sequence) {
+  if (blocks_->total() == 0) return;
+  while (static_cast<int64_t>(sequence.published + 1) * kBlockTokens <= sequence.computed) {
+    const size_t index = sequence.published++;
+    blocks_->publish(sequence.blocks[index], sequence.block_key(index),
+                     sequence.tokens.data() + static_cast<int64_t>(index) * kBlockTokens);
+  }
 }
 
 void Engine::add_part(Sequence& sequence, int64_t count, StepRows& rows, std::vector<Part>& parts,
@@ -220,6 +285,7 @@ void Engine::plan(StepRows& rows, std::vector<Part>& parts, std::vector<int64_t>
   }
   for (auto& sequence : running_) {
     if (finished_.count(sequence->id) != 0 || !sequence->in_prompt() || parts.size() >= limit) continue;
+    if (chunked && waits_for_prefix(*sequence, parts)) continue;
     int64_t count = sequence->prompt - sequence->computed;
     if (chunked) {
       count = std::min(count, options_.token_budget - static_cast<int64_t>(rows.tokens.size()));
@@ -277,6 +343,10 @@ void Engine::step() {
     stats_.steps += 1;
     for (const Part& part : parts) {
       const bool prompt = part.sequence->in_prompt();
+      // Told once, with the first rows that the request computes itself.
+      if (prompt && part.sequence->computed == part.sequence->reused_tokens) {
+        stats_.cached_tokens += part.sequence->reused_tokens;
+      }
       (prompt ? stats_.prompt_tokens : stats_.generated_tokens) += part.rows - part.fresh;
     }
   }
@@ -314,6 +384,7 @@ void Engine::take(const Part& part, const float* logits) {
   }
   if (prompt && sequence.wants_prompt_rows()) take_prompt_rows(sequence, part, logits);
   sequence.computed += part.rows - part.fresh;
+  publish(sequence);
   if (sequence.in_prompt()) return;
 
   const float* last = logits + (part.logits - 1) * vocab;
@@ -373,6 +444,7 @@ void Engine::finish(Sequence& sequence, const char* reason) {
   result.finish = reason;
   result.counters = sequence.counters;
   result.prompt_tokens = sequence.prompt;
+  result.cached_tokens = sequence.reused_tokens;
   for (Capture& capture : sequence.captures) {
     result.captures.push_back({decoder_->sites().at(capture.site()).name, capture.positions(), capture.take_data(),
                                capture.width()});
@@ -398,7 +470,7 @@ void Engine::drop_finished() {
   if (finished_.empty()) return;
   const auto done = [this](std::unique_ptr<Sequence>& sequence) {
     if (sequence == nullptr || finished_.count(sequence->id) == 0) return false;
-    if (blocks_ != nullptr) blocks_->give(sequence->blocks);
+    if (blocks_ != nullptr) blocks_->release(sequence->blocks);
     decoder_->release(sequence->id);
     return true;
   };

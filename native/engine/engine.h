@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "decoder/decoder.h"
-#include "engine/block_pool.h"
+#include "engine/block_store.h"
 #include "engine/failure.h"
 #include "engine/request.h"
 #include "engine/sequence.h"
@@ -46,13 +46,6 @@ class Engine {
   void shutdown();
 
  private:
-  void run();
-  bool load();
-  void serve();
-  bool wait_for_work();
-  void admit();
-  void start(std::unique_ptr<Sequence> sequence);
-  void step();
   struct Part {
     Sequence* sequence;
     int64_t rows;
@@ -60,6 +53,19 @@ class Engine {
     int64_t first_logit;  // index into the step's logits of this part's first wanted row
     int64_t logits;
   };
+  void run();
+  bool load();
+  void serve();
+  bool wait_for_work();
+  void admit();
+  Failure prepare(Sequence& sequence);
+  // Takes the longest cached prefix and blocks for the rest; false when there are not enough.
+  bool take_blocks(Sequence& sequence);
+  // Whether another sequence of this step computes the block this one needs next.
+  bool waits_for_prefix(Sequence& sequence, const std::vector<Part>& parts);
+  void share_prefix(Sequence& sequence);
+  void publish(Sequence& sequence);
+  void step();
   void plan(StepRows& rows, std::vector<Part>& parts, std::vector<int64_t>& logit_rows);
   void add_part(Sequence& sequence, int64_t count, StepRows& rows, std::vector<Part>& parts,
                 std::vector<int64_t>& logit_rows);
@@ -76,7 +82,7 @@ class Engine {
   Loaded loaded_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<ThreadPool> pool_;
-  std::unique_ptr<BlockPool> blocks_;
+  std::unique_ptr<BlockStore> blocks_;
   std::unique_ptr<StepTables> tables_;
   std::vector<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;

@@ -41,13 +41,13 @@ Failure guard(const std::function<void()>& work) {
     }
     return {error.code(), error.what(), details + "}"};
   } catch (const c10::OutOfMemoryError& error) {
-    return {"ERR_OUT_OF_MEMORY", error.what_without_backtrace(), "{}"};
+    return {"ERR_OUT_OF_MEMORY", brief(error.what_without_backtrace()), "{}"};
   } catch (const c10::Error& error) {
-    return {"ERR_RUNTIME", error.what_without_backtrace(), "{}"};
+    return {"ERR_RUNTIME", brief(error.what_without_backtrace()), "{}"};
   } catch (const std::bad_alloc&) {
     return {"ERR_OUT_OF_MEMORY", "the process is out of memory", "{}"};
   } catch (const std::exception& error) {
-    return {"ERR_RUNTIME", error.what(), "{}"};
+    return {"ERR_RUNTIME", brief(error.what()), "{}"};
   } catch (...) {
     return {"ERR_RUNTIME", "an unknown exception", "{}"};
   }

@@ -40,6 +40,7 @@ struct RequestSpec {
   SamplingSpec sampling;
   int64_t logprobs = -1;
   bool prompt_logprobs = false;
+  bool reuse = true;  // may take a prefix from the cache
   LogitsWanted logits = LogitsWanted::kNone;
   std::vector<OperationSpec> program;
   std::vector<CaptureSpec> captures;
@@ -67,6 +68,7 @@ struct Result {
   std::vector<float> logits;
   std::vector<CaptureResult> captures;
   std::vector<SteerCounter> counters;
+  std::vector<int64_t> reused;  // per operation: rows whose steered keys and values came from the cache
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;
   double queued_ms = 0;
@@ -89,6 +91,7 @@ struct EngineStats {
   int64_t steps = 0;
   int64_t prompt_tokens = 0;
   int64_t generated_tokens = 0;
+  int64_t cached_tokens = 0;
   int64_t cache_blocks = 0;
   int64_t cache_blocks_used = 0;
   int64_t weight_bytes = 0;

@@ -9,6 +9,7 @@
 #include "engine/request.h"
 #include "engine/sampler.h"
 #include "engine/stop_matcher.h"
+#include "steering/hash128.h"
 
 namespace chatspace {
 
@@ -23,7 +24,10 @@ struct Sequence {
         prompt(static_cast<int64_t>(spec.tokens.size())),
         sampler(spec.sampling, spec.tokens),
         stops(spec.stop_bytes, std::move(bytes)),
-        submitted(Clock::now()) {}
+        submitted(Clock::now()) {
+    counters.assign(spec.program.size(), SteerCounter{0, 0.0});
+    result.reused.assign(spec.program.size(), 0);
+  }
 
   int64_t id;
   RequestSpec spec;
@@ -36,6 +40,11 @@ struct Sequence {
   int64_t prompt;
   int64_t computed = 0;         // positions whose keys and values stand in the cache
   std::vector<int32_t> blocks;
+  std::vector<Hash128> keys;  // of the full blocks whose content is decided, see block_key()
+  size_t published = 0;       // blocks told to the store
+  int64_t reused_tokens = 0;  // positions taken from the cache
+  int64_t needed = 0;         // first_needed(), once captures are known
+  bool prepared = false;
   Sampler sampler;
   StopMatcher stops;
   Result result;
@@ -45,6 +54,13 @@ struct Sequence {
   Clock::time_point first_token;
 
   int64_t generated() const { return static_cast<int64_t>(tokens.size()) - prompt; }
+  // Content of block `index`: everything its keys and values depend on. Its tokens must be known.
+  const Hash128& block_key(size_t index);
+  // Notes that block `index` came from the cache: its positions, and the rows operations act on there.
+  void adopt(size_t index);
+  // First position that has to be computed whatever the cache holds: what is captured, scored or
+  // sampled from cannot come from a cache.
+  int64_t first_needed() const;
   bool in_prompt() const { return computed < prompt; }
   bool wants_prompt_rows() const { return spec.prompt_logprobs || spec.logits == LogitsWanted::kAll; }
 };

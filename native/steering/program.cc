@@ -2,6 +2,7 @@
 #include "steering/program.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "errors.h"
@@ -82,6 +83,12 @@ std::shared_ptr<const Program> Program::compile(const std::vector<OperationSpec>
     compiled.op = SteerOp{compiled.storage.data_ptr<float>(), spec.kind, spec.scale,  spec.min,
                           spec.max,                           spec.mean, spec.amount, spec.keep_norm ? 1 : 0,
                           static_cast<int32_t>(i)};
+    compiled.content.add(static_cast<uint64_t>(spec.kind));
+    for (float value : {spec.scale, spec.min, spec.max, spec.mean, spec.amount}) {
+      compiled.content.add(std::bit_cast<uint32_t>(value));
+    }
+    compiled.content.add(spec.keep_norm ? 1 : 0);
+    compiled.content.add_bytes(spec.vector.data(), spec.vector.size() * sizeof(float));
     compiled.scope = spec.scope;
     std::sort(compiled.scope.token_ids.begin(), compiled.scope.token_ids.end());
 
@@ -91,6 +98,38 @@ std::shared_ptr<const Program> Program::compile(const std::vector<OperationSpec>
     at_site->operations.push_back(std::move(compiled));
   }
   return program;
+}
+
+void Program::signature(int32_t first_position, int32_t count, const int64_t* tokens, int32_t prompt,
+                        Hash128& key) const {
+  for (const SiteProgram& part : sites_) {
+    for (const CompiledOperation& operation : part.operations) {
+      uint64_t rows = 0;
+      for (int32_t r = 0; r < count; ++r) {
+        if (operation.scope.selects(first_position + r, static_cast<int32_t>(tokens[r]), prompt)) {
+          rows |= uint64_t{1} << r;
+        }
+      }
+      if (rows == 0) continue;
+      key.add(static_cast<uint64_t>(part.site) + 1);
+      key.add(operation.content.a);
+      key.add(operation.content.b);
+      key.add(rows);
+    }
+  }
+}
+
+void Program::count_rows(int32_t first_position, int32_t count, const int64_t* tokens, int32_t prompt,
+                         std::vector<int64_t>& reused) const {
+  for (const SiteProgram& part : sites_) {
+    for (const CompiledOperation& operation : part.operations) {
+      for (int32_t r = 0; r < count; ++r) {
+        if (operation.scope.selects(first_position + r, static_cast<int32_t>(tokens[r]), prompt)) {
+          reused[static_cast<size_t>(operation.op.counter)] += 1;
+        }
+      }
+    }
+  }
 }
 
 }  // namespace chatspace

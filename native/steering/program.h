@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "kernels/steer_types.h"
+#include "steering/hash128.h"
 
 namespace chatspace {
 
@@ -49,6 +50,7 @@ struct CompiledOperation {
   SteerOp op;      // vector points into `storage`; counter = index in the caller's program
   Scope scope;
   at::Tensor storage;
+  Hash128 content;  // of kind, parameters and vector
 };
 
 // The operations of one site in the caller's order.
@@ -66,6 +68,13 @@ class Program {
   static std::shared_ptr<const Program> compile(const std::vector<OperationSpec>& specs, const SiteTable& sites,
                                                 at::Device device);
   const std::vector<SiteProgram>& sites() const { return sites_; }
+  // Adds to `key` what the program does to `count` (at most 64) rows from `first_position` on: for each
+  // operation that selects any of them, which rows and with what. Nothing for rows it leaves alone, so
+  // that they are the same as unsteered ones.
+  void signature(int32_t first_position, int32_t count, const int64_t* tokens, int32_t prompt, Hash128& key) const;
+  // Adds to reused[i] the rows operation i selects among `count` rows from `first_position` on.
+  void count_rows(int32_t first_position, int32_t count, const int64_t* tokens, int32_t prompt,
+                  std::vector<int64_t>& reused) const;
   int64_t size() const { return size_; }
 
  private:

@@ -37,6 +37,10 @@ at::Tensor SiteHook::apply(const at::Tensor& hidden) {
 }
 
 std::tuple<at::Tensor, at::Tensor> SiteHook::apply_pair(const at::Tensor& delta, const at::Tensor& residual) {
+  if (nudge.defined()) {
+    const at::Tensor step_aside = nudge.to(delta.options());
+    return {delta + step_aside, nudge_both ? residual - step_aside : residual};
+  }
   if (!step.active) return {delta, residual};
   at::Tensor d = delta;
   at::Tensor r = residual;
@@ -55,8 +59,13 @@ std::vector<at::Tensor> copies(const std::vector<at::Tensor>& tensors) {
 
 }  // namespace
 
-void SiteHook::observe_inputs(const std::vector<at::Tensor>& tensors) {
-  if (observing) inputs = copies(tensors);
+void SiteHook::observe_inputs(const c10::List<std::optional<at::Tensor>>& tensors) {
+  if (!observing) return;
+  std::vector<at::Tensor> present;
+  for (const std::optional<at::Tensor>& tensor : tensors) {
+    if (tensor.has_value() && tensor->defined()) present.push_back(*tensor);
+  }
+  inputs = copies(present);
 }
 
 void SiteHook::observe_outputs(const std::vector<at::Tensor>& tensors) {

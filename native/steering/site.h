@@ -6,6 +6,7 @@
 
 #include <torch/custom_class.h>
 
+#include <optional>
 #include <string>
 #include <tuple>
 #include <unordered_map>
@@ -34,7 +35,7 @@ class SiteHook : public torch::CustomClassHolder {
   at::Tensor apply(const at::Tensor& hidden);
   std::tuple<at::Tensor, at::Tensor> apply_pair(const at::Tensor& delta, const at::Tensor& residual);
   // Probe at load time: the tensors that entered or left a module, in order.
-  void observe_inputs(const std::vector<at::Tensor>& tensors);
+  void observe_inputs(const c10::List<std::optional<at::Tensor>>& tensors);  // absent ones are left out
   void observe_outputs(const std::vector<at::Tensor>& tensors);
 
   SiteStep step;
@@ -44,6 +45,10 @@ class SiteHook : public torch::CustomClassHolder {
   int64_t calls = 0;  // while observing
   std::vector<at::Tensor> inputs;
   std::vector<at::Tensor> outputs;
+  // Proof at load time that a pair is delta and residual: this [width] vector is added to the delta and,
+  // with nudge_both, taken from the residual, which must then change nothing downstream.
+  at::Tensor nudge;
+  bool nudge_both = false;
 
  private:
   void run(at::Tensor& delta, at::Tensor& residual);
