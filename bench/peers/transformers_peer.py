@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face Transformers as the peer of our benchmarks: one JSON request a line in, one answer a line out.
+
+Greedy decoding by a plain loop over model(...) with its own KV cache (faster than generate()), steering by
+forward hooks that add a vector to the layer's output, as steering libraries on Transformers do.
+"""
+import json
+import os
+import sys
+import time
+
+import torch
+from transformers import AutoModelForCausalLM
+
+
+def load(request):
+    torch.set_num_threads(request["threads"])
+    dtype = getattr(torch, request["dtype"])
+    path = request["model"]
+    if path.endswith(".gguf"):
+        model = AutoModelForCausalLM.from_pretrained(
+            os.path.dirname(path), gguf_file=os.path.basename(path), dtype=dtype
+        )
+    else:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    return model.eval()
+
+
+def add_hooks(model, layers):
+    handles = []
+    size = model.config.hidden_size
+    for index in layers:
+        vector = torch.full((size,), 0.01, dtype=model.dtype)
+
+        def hook(_module, _inputs, output, vector=vector):
+            if isinstance(output, tuple):
+                return (output[0] + vector,) + tuple(output[1:])
+            return output + vector
+
+        handles.append(model.model.layers[index].register_forward_hook(hook))
+    return handles
+
+
+@torch.inference_mode()
+def run(model, request):
+    ids = torch.tensor(request["tokens"])
+    handles = add_hooks(model, request["layers"])
+    try:
+        begin = time.perf_counter()
+        out = model(ids, use_cache=True, logits_to_keep=1)
+        past, token = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
+        middle = time.perf_counter()
+        steps = request["steps"]
+        for _ in range(steps - 1):
+            out = model(token, past_key_values=past, use_cache=True)
+            past, token = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
+        end = time.perf_counter()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {"promptMs": (middle - begin) * 1e3, "generateMs": (end - middle) * 1e3}
+
+
+def main():
+    model = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["do"] == "load":
+            model = load(request)
+            answer = {"torch": torch.__version__}
+        else:
+            answer = run(model, request)
+        print(json.dumps(answer), flush=True)
+
+
+main()
