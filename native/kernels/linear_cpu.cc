@@ -12,10 +12,11 @@
 namespace chatspace {
 namespace {
 
-// Rows of x that stay in the second-level cache while all weights pass by.
+// Rows of x that stay in the second-level cache while all weights pass by. The kernel walks a long K in
+// segments, so no more than one segment of each row is in use at a time.
 int64_t row_block(int64_t rows, int64_t k) {
   if (rows <= 64) return rows;
-  const int64_t fit = (384 * 1024) / (k * static_cast<int64_t>(sizeof(float)));
+  const int64_t fit = (384 * 1024) / (std::clamp<int64_t>(k, 1, 576) * static_cast<int64_t>(sizeof(float)));
   const int64_t block = std::clamp<int64_t>(fit / 12 * 12, 24, 96);
   const int64_t blocks = (rows + block - 1) / block;
   return ((rows + blocks - 1) / blocks + 11) / 12 * 12;
