@@ -9,8 +9,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import { readSafetensors } from "../../src/formats/safetensors.ts";
 import { toFloat32, toIntegers } from "../../src/formats/tensor.ts";
 import { convert } from "../../src/model/convert.ts";
-import type { NativeDoneEvent, NativeModel } from "../../src/native/contract.ts";
-import { loadAddon } from "../../src/native/loader.ts";
+import { load, run, worst } from "./converted-model.ts";
 
 const DECODERS = fileURLToPath(new URL("../../../shared/golden/decoders/", import.meta.url));
 const FAMILIES = [
@@ -34,77 +33,6 @@ const LOGIT_TOLERANCE = 1e-4;
 
 const folder = mkdtempSync(join(tmpdir(), "chatspace-convert-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
-function load(path: string): Promise<NativeModel> {
-  return loadAddon().load({
-    path,
-    device: "cpu",
-    dtype: "auto",
-    threads: 2,
-    layersPath: null,
-    tokenBudget: 64,
-    maxBatch: 2,
-    cacheBytes: 1 << 26,
-  });
-}
-
-function run(model: NativeModel, tokens: Int32Array, sites: string[]): Promise<NativeDoneEvent> {
-  const { promise, resolve, reject } = deferred<NativeDoneEvent>();
-  model.submit(
-    {
-      tokens,
-      embeddingRows: null,
-      embeddings: null,
-      maxTokens: 0,
-      minTokens: 0,
-      stopIds: new Int32Array(0),
-      stopBytes: [],
-      sampling: {
-        temperature: 0,
-        topK: 0,
-        topP: 1,
-        minP: 0,
-        repetitionPenalty: 1,
-        presencePenalty: 0,
-        frequencyPenalty: 0,
-        seed: 0,
-        biasIds: new Int32Array(0),
-        biasValues: new Float32Array(0),
-      },
-      logprobs: -1,
-      promptLogprobs: false,
-      logits: "all",
-      program: [],
-      captures: sites.map((site) => ({ site, phase: "all", positions: null, pool: "none" })),
-    },
-    (event) => {
-      if (event.type === "done") resolve(event);
-      if (event.type === "error") reject(new Error(`${event.code}: ${event.message}`));
-    },
-  );
-  return promise;
-}
-
-function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void; reject: (error: Error) => void } {
-  let resolve!: (value: T) => void;
-  let reject!: (error: Error) => void;
-  const promise = new Promise<T>((yes, no) => {
-    resolve = yes;
-    reject = no;
-  });
-  return { promise, resolve, reject };
-}
-
-function worst(got: Float32Array, expected: Float32Array): { value: number; index: number } {
-  expect(got.length).toBe(expected.length);
-  let value = 0;
-  let index = -1;
-  got.forEach((x, i) => {
-    const difference = Math.abs(x - expected[i]!);
-    if (!(difference <= value)) [value, index] = [difference, i];
-  });
-  return { value, index };
-}
 
 describe.skipIf(!existsSync(DECODERS))("converted checkpoints equal the reference", () => {
   test.each(FAMILIES)("%s", async (family) => {

