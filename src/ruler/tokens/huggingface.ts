@@ -36,7 +36,8 @@ export function huggingFaceCounter(name: string, file: TokenizerFile, config: ob
   return new SplitCounter(name, {
     first: encode,
     // A tokenizer that puts a space mark before every text already supplies the piece's own.
-    next: cut === "drop-space" ? (piece) => encode(piece.slice(1)) : encode,
+    // (Of a lone space nothing would be left to put it before: that is the mark itself.)
+    next: cut === "drop-space" ? (piece) => (piece === " " ? 1 : encode(piece.slice(1))) : encode,
   });
 }
 
@@ -91,5 +92,5 @@ function marksLeadTokens(vocab: Record<string, number> | unknown[] | undefined):
   const tokens = Array.isArray(vocab)
     ? vocab.map((entry) => String((entry as unknown[])[0]))
     : Object.keys(vocab);
-  return !tokens.some((token) => /[^\u2581]\u2581/.test(token));
+  return tokens.includes("\u2581") && !tokens.some((token) => /[^\u2581]\u2581/.test(token));
 }
