@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a loaded model is, in one plain object: what the addon found, and what the archive says of itself.
 
+import { createHash } from "node:crypto";
 import type { NativeModelInfo } from "../native/contract.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 export interface ModelInfo extends Omit<NativeModelInfo, "metadata" | "sites"> {
+  /**
+   * sha256 (hex) of the files the weights came from, so that it stays the same however they are stored;
+   * of the archive's weight records where those files are not known.
+   */
+  weightHash: string;
   /** Name the model goes by: of the archive's metadata, else as it was asked for. */
   name: string;
   /** "llama", "qwen2", ...; "" for a stranger's archive. */
@@ -28,6 +34,7 @@ export function modelInfo(
     ...found,
     name: stringOf(metadata.name) ?? fileStem(place.asked),
     family: stringOf(metadata.family) ?? "",
+    weightHash: sourceHash(metadata.source) ?? native.weightHash,
     metadata,
     path: place.path,
     eosIds,
@@ -61,6 +68,17 @@ export function endOfSequenceIds(
     }
   }
   return [...ids].filter((id) => Number.isInteger(id) && id >= 0 && id < vocabSize).sort((a, b) => a - b);
+}
+
+/** The sha256 of one source file as it is; of several, the sha256 of theirs in order of name. */
+function sourceHash(source: unknown): string | undefined {
+  const files = typeof source === "object" && source !== null && "files" in source ? source.files : undefined;
+  if (!Array.isArray(files) || files.length === 0) return undefined;
+  const hashes = (files as { name?: unknown; sha256?: unknown }[])
+    .toSorted((a, b) => (String(a.name) < String(b.name) ? -1 : 1))
+    .map(({ sha256 }) => (typeof sha256 === "string" ? sha256 : ""));
+  if (hashes.includes("")) return undefined;
+  return hashes.length === 1 ? hashes[0] : createHash("sha256").update(hashes.join("\n")).digest("hex");
 }
 
 function parseRecord(text: string): Record<string, unknown> {
