@@ -28,6 +28,14 @@ export interface GgufHeader {
   readonly tensors: ReadonlyMap<string, GgufEntry>;
 }
 
+/** Whether a file begins as GGUF files do, whatever its name. Throws ERR_FILE_UNREADABLE. */
+export function isGguf(path: string): boolean {
+  return withSource(path, path, (bytes) => {
+    const magic = bytes.read(0, Math.min(4, bytes.size));
+    return new TextDecoder("latin1").decode(magic) === "GGUF";
+  });
+}
+
 /** Reads metadata and tensor table, not the data. Throws ERR_GGUF. */
 export function readGgufHeader(source: string | Uint8Array | ByteSource): GgufHeader {
   return withSource(source, "GGUF bytes", (bytes) => {

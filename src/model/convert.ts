@@ -5,6 +5,7 @@ import { createHash } from "node:crypto";
 import { createReadStream, readFileSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { ModelError } from "../errors.ts";
+import { isGguf } from "../formats/gguf.ts";
 import type { NativeConvertPlan } from "../native/contract.ts";
 import { loadAddon } from "../native/loader.ts";
 import { type Checkpoint, openHuggingFace } from "./checkpoint.ts";
@@ -94,7 +95,7 @@ export async function convert(
 export function planFrom(source: string): ConversionPlan {
   const info = statSync(source, { throwIfNoEntry: false });
   if (info?.isDirectory()) return planFromHuggingFace(source);
-  if (info?.isFile() && source.endsWith(".gguf")) return planFromGguf(source);
+  if (info?.isFile() && (source.endsWith(".gguf") || isGguf(source))) return planFromGguf(source);
   throw new ModelError(
     "ERR_CHECKPOINT",
     `${source}: expected a Hugging Face folder or a .gguf file, got ${info ? "something else" : "nothing there"}`,

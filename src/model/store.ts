@@ -3,11 +3,12 @@
 // or a Hugging Face folder. What has to be fetched or converted lies in the user cache afterwards.
 
 import { createHash } from "node:crypto";
-import { closeSync, openSync, readdirSync, readFileSync, readSync, type Stats, statSync } from "node:fs";
+import { readdirSync, readFileSync, type Stats, statSync } from "node:fs";
 import { realpath, rm } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { ModelError } from "../errors.ts";
+import { isGguf } from "../formats/gguf.ts";
 import { cacheFolder, ensureFolder, withLock } from "./cache-folder.ts";
 import { ARCHIVE_FORMAT, convert } from "./convert.ts";
 import { download } from "./download.ts";
@@ -148,16 +149,6 @@ function packageArchive(file: string): string {
 
 function isFile(path: string): boolean {
   return statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
-}
-
-function isGguf(path: string): boolean {
-  const fd = openSync(path, "r");
-  try {
-    const magic = Buffer.alloc(4);
-    return readSync(fd, magic, 0, 4, 0) === 4 && magic.toString("latin1") === "GGUF";
-  } finally {
-    closeSync(fd);
-  }
 }
 
 /** Removes a model's files from the cache (a path given as model is not touched). */
