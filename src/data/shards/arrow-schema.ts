@@ -32,12 +32,13 @@ function scalar(type: ScalarType): DataType {
 
 /** The Arrow form of a shard's schema. */
 export function arrowSchema(schema: ShardSchema): Schema {
-  const { name, dim, type } = schema.embedding;
-  const element = new Field("element", type === "float32" ? new Float32() : new Float16(), false);
-  return new Schema([
-    ...schema.columns.map((column) => new Field(column.name, scalar(column.type), column.nullable)),
-    new Field(name, new FixedSizeList(dim, element), false),
-  ]);
+  const fields = schema.columns.map((column) => new Field(column.name, scalar(column.type), column.nullable));
+  if (schema.embedding !== null) {
+    const { name, dim, type } = schema.embedding;
+    const element = new Field("element", type === "float32" ? new Float32() : new Float16(), false);
+    fields.push(new Field(name, new FixedSizeList(dim, element), false));
+  }
+  return new Schema(fields);
 }
 
 /** Base64 of the encapsulated IPC schema message, as Arrow's own Parquet writers store it. */

@@ -113,6 +113,7 @@ function columnPlans(schema: ShardSchema, table: ShardTable, codec: PageCodec): 
       nulls: (start, end) => values.slice(start, end).filter((value) => value === null).length,
     };
   });
+  if (schema.embedding === null) return plans;
   const { name, dim, type } = schema.embedding;
   const elementBytes = type === "float32" ? 4 : 2;
   const { buffer, byteOffset, byteLength } = table.embeddings;
@@ -149,29 +150,34 @@ function int64Bounds(values: readonly bigint[]): { min: Buffer; max: Buffer } | 
 }
 
 function writeSchema(w: ThriftWriter, schema: ShardSchema): void {
-  const half = schema.embedding.type === "float16";
+  const { columns, embedding } = schema;
   const elements: ((e: ThriftWriter) => void)[] = [
-    (e) => e.binary(4, "schema").i32(5, schema.columns.length + 1),
-    ...schema.columns.map((column) => (e: ThriftWriter) => {
+    (e) => e.binary(4, "schema").i32(5, columns.length + (embedding === null ? 0 : 1)),
+    ...columns.map((column) => (e: ThriftWriter) => {
       const kind = physicalKind(column);
       e.i32(1, kind === "bytes" ? Physical.bytes : kind === "bool" ? Physical.boolean : Physical[kind]);
       e.i32(3, column.nullable ? 1 : 0).binary(4, column.name);
       if (kind === "bytes") e.i32(6, 0).struct(10, (l) => l.struct(1, () => undefined));
     }),
-    (e) =>
-      e
-        .i32(3, 0)
-        .binary(4, schema.embedding.name)
-        .i32(5, 1)
-        .i32(6, 3)
-        .struct(10, (l) => l.struct(3, () => undefined)),
-    (e) => e.i32(3, 2).binary(4, "list").i32(5, 1),
-    (e) => {
-      e.i32(1, half ? Physical.fixed : Physical.float);
-      if (half) e.i32(2, 2);
-      e.i32(3, 0).binary(4, "element");
-      if (half) e.struct(10, (l) => l.struct(15, () => undefined));
-    },
   ];
+  if (embedding !== null) {
+    const half = embedding.type === "float16";
+    elements.push(
+      (e) =>
+        e
+          .i32(3, 0)
+          .binary(4, embedding.name)
+          .i32(5, 1)
+          .i32(6, 3)
+          .struct(10, (l) => l.struct(3, () => undefined)),
+      (e) => e.i32(3, 2).binary(4, "list").i32(5, 1),
+      (e) => {
+        e.i32(1, half ? Physical.fixed : Physical.float);
+        if (half) e.i32(2, 2);
+        e.i32(3, 0).binary(4, "element");
+        if (half) e.struct(10, (l) => l.struct(15, () => undefined));
+      },
+    );
+  }
   w.structs(2, elements, (e, write) => write(e));
 }

@@ -15,10 +15,10 @@ export interface ScalarColumn {
   nullable: boolean;
 }
 
-/** A table with scalar columns and one column of vectors of one length. */
+/** A table with scalar columns and, in shards, one column of vectors of one length. */
 export interface ShardSchema {
   columns: readonly ScalarColumn[];
-  embedding: { name: string; dim: number; type: EmbeddingType };
+  embedding: { name: string; dim: number; type: EmbeddingType } | null;
 }
 
 /** Names a shard always has, in this order, after the source columns asked for. */
