@@ -45,6 +45,7 @@ export { type MemoryUsage, SteerModel } from "./model/steer-model.ts";
 export { type DecodeOptions, type EncodeOptions, Tokenizer } from "./model/tokenizer.ts";
 export type { NativeDtype as Dtype, NativeStats as EngineStats } from "./native/contract.ts";
 export type { OperationKind, SteeringOperation, SteeringProgram } from "./steering/program.ts";
+export { loadSteeringProgram } from "./steering/program-files.ts";
 export type { Phase, Position, Scope } from "./steering/scope.ts";
 export type { Site, SiteReference } from "./steering/sites.ts";
 export { SteeringVector, type SteeringVectorInit, type VectorModel } from "./steering/vector.ts";

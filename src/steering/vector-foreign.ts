@@ -72,7 +72,9 @@ export function writeControlVector(vector: SteeringVector): Uint8Array {
  */
 export function readTorchVector(file: string): SteeringVector {
   const root: unknown = readTorchSave(file);
-  const config = readConfig(join(dirname(file), "steering_config.json"));
+  // The config belongs to the file of this name; other files may lie in the same folder.
+  const own = /^steering_vectors?\.pth?$/.test(basename(file));
+  const config = own ? readConfig(join(dirname(file), "steering_config.json")) : {};
   const name = basename(file).replace(/\.pth?$/, "");
   const init = {
     name,
@@ -81,6 +83,16 @@ export function readTorchVector(file: string): SteeringVector {
   };
   const tensor = tensorOf(root) ?? tensorOf(entry(root, "steering_vector"));
   const byLayer = directionsByLayer(file, entry(root, "layer_vectors"));
+  const more = ["projection_caps", "ablations"].filter((key) => keysOf(entry(root, key)).length > 0);
+  if (more.length > 0)
+    throw new DataError(
+      "ERR_VECTOR_FORMAT",
+      `${file}: expected vectors alone, got ${more.join(" and ")} as well`,
+      {
+        details: { file, also: more },
+        remedies: ["loadSteeringProgram(path) reads the whole program"],
+      },
+    );
   if (byLayer.size > 0) return new SteeringVector({ ...init, directions: byLayer });
   if (!tensor)
     throw new DataError(
@@ -132,18 +144,18 @@ function directionsByLayer(file: string, value: unknown): Map<number, Float32Arr
 }
 
 /** torch.save gives dictionaries as Map (any key) or as plain objects; both are read. */
-function entry(value: unknown, key: string): unknown {
+export function entry(value: unknown, key: string): unknown {
   if (value instanceof Map) return value.get(key) ?? value.get(Number(key));
   if (typeof value !== "object" || value === null) return undefined;
   return (value as Record<string, unknown>)[key];
 }
 
-function keysOf(value: unknown): string[] {
+export function keysOf(value: unknown): string[] {
   if (value instanceof Map) return [...value.keys()].map(String);
   return typeof value === "object" && value !== null ? Object.keys(value) : [];
 }
 
-function tensorOf(value: unknown): FormatTensor | undefined {
+export function tensorOf(value: unknown): FormatTensor | undefined {
   if (typeof value !== "object" || value === null) return undefined;
   const { dtype, shape, data } = value as Partial<FormatTensor>;
   return typeof dtype === "string" && Array.isArray(shape) && data instanceof Uint8Array
@@ -151,7 +163,7 @@ function tensorOf(value: unknown): FormatTensor | undefined {
     : undefined;
 }
 
-function oneRow(file: string, tensor: FormatTensor): Float32Array {
+export function oneRow(file: string, tensor: FormatTensor): Float32Array {
   const rows = tensor.shape.filter((size) => size !== 1);
   if (rows.length <= 1) return toFloat32(tensor);
   throw new DataError(

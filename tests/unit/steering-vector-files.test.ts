@@ -5,6 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, test } from "vitest";
+import { float32Tensor } from "../../src/formats/tensor.ts";
+import { type TorchInput, writeTorchSave } from "../../src/formats/torch-save-writer.ts";
+import { loadSteeringProgram } from "../../src/steering/program-files.ts";
 import { SteeringVector } from "../../src/steering/vector.ts";
 import { resolveVector } from "../../src/steering/vector-names.ts";
 
@@ -81,6 +84,58 @@ describe("saved and loaded", () => {
     expect(placed.layers).toEqual([4]);
     expect(placed.model.name).toBe("m");
     rmSync(path);
+  });
+
+  test("a checkpoint with caps and ablations is a program, not a vector", async () => {
+    const path = join(folder, "checkpoint.pt");
+    const tensor = (seed: number) => float32Tensor(direction(seed));
+    const root = new Map<string, TorchInput>([
+      [
+        "layer_vectors",
+        new Map([
+          [5, tensor(1)],
+          [2, tensor(2)],
+        ]),
+      ],
+      ["steering_vector", null],
+      [
+        "projection_caps",
+        new Map([
+          [
+            5,
+            new Map<string, TorchInput>([
+              ["vector", tensor(3)],
+              ["min", null],
+              ["max", 2.5],
+            ]),
+          ],
+        ]),
+      ],
+      [
+        "ablations",
+        new Map([
+          [
+            5,
+            new Map<string, TorchInput>([
+              ["vector", tensor(4)],
+              ["scale", 0.25],
+            ]),
+          ],
+        ]),
+      ],
+    ]);
+    writeFileSync(path, writeTorchSave(root));
+    await expect(SteeringVector.load(path)).rejects.toMatchObject({ code: "ERR_VECTOR_FORMAT" });
+    expect(loadSteeringProgram(path)).toEqual([
+      { layer: 2, op: "add", vector: direction(2) },
+      { layer: 5, op: "add", vector: direction(1) },
+      { layer: 5, op: "cap", vector: direction(3), max: 2.5 },
+      { layer: 5, op: "ablate", vector: direction(4), scale: 0.25 },
+    ]);
+    const bare = join(folder, "tensor.pt");
+    writeFileSync(bare, writeTorchSave(tensor(1)));
+    expect(() => loadSteeringProgram(bare)).toThrow(expect.objectContaining({ code: "ERR_VECTOR_FORMAT" }));
+    same(await SteeringVector.load(bare), new SteeringVector({ directions: direction(1) }));
   });
 
   test("a save that fails leaves no half file behind", async () => {
