@@ -9,11 +9,17 @@ import { register as registerCapture } from "./commands/capture.ts";
 import { register as registerChat } from "./commands/chat.ts";
 import { register as registerConvert } from "./commands/convert.ts";
 import { register as registerDoctor } from "./commands/doctor.ts";
+import { register as registerDownloadDataset } from "./commands/download-dataset.ts";
+import { register as registerEmbedDataset } from "./commands/embed-dataset.ts";
+import { register as registerEmbedHf } from "./commands/embed-hf.ts";
 import { register as registerGenerate } from "./commands/generate.ts";
 import { register as registerInspect } from "./commands/inspect.ts";
 import { register as registerModels } from "./commands/models.ts";
+import { register as registerReduceEmbeddings } from "./commands/reduce-embeddings.ts";
 import { register as registerRuler } from "./commands/ruler.ts";
 import { register as registerSmoke } from "./commands/smoke.ts";
+import { register as registerVisualizeEmbeddings } from "./commands/visualize-embeddings.ts";
+import { register as registerWorker } from "./commands/worker.ts";
 import { EXIT, ExitError, exitCodeOf } from "./exit-codes.ts";
 import { InterruptError } from "./interrupt.ts";
 import { reportError, reportErrorJson } from "./terminal.ts";
@@ -28,6 +34,12 @@ const COMMANDS = [
   registerInspect,
   registerModels,
   registerRuler,
+  registerEmbedHf,
+  registerEmbedDataset,
+  registerDownloadDataset,
+  registerWorker,
+  registerReduceEmbeddings,
+  registerVisualizeEmbeddings,
   registerDoctor,
 ];
 
