@@ -8,7 +8,7 @@ import { DataError } from "../errors.ts";
 import { type ByteSource, withSource } from "./byte-source.ts";
 import { PickleGlobal, readPickle } from "./pickle.ts";
 import { DTYPE_BYTES, elementCount, type FormatTensor, makeTensor, type TensorDtype } from "./tensor.ts";
-import { readZipDirectory, readZipEntry, type ZipEntry } from "./zip.ts";
+import { readZipDirectory, readZipEntry, type ZipEntry, zipDataOffset } from "./zip.ts";
 
 /** Dictionaries are Map, lists and tuples arrays, None null; integers beyond 2^53 are bigint. */
 export type TorchValue =
@@ -37,7 +37,30 @@ export const TORCH_STORAGES: Readonly<Record<string, TensorDtype>> = {
 
 interface Storage {
   dtype: TensorDtype;
-  data: Uint8Array;
+  /** Number of elements. */
+  count: number;
+  /** Null when only places are asked for. */
+  data: Uint8Array | null;
+  /** Of the first element in the file. */
+  offset: number;
+}
+
+/** Where one tensor of a state dictionary lies; offset is from the start of the file. */
+export interface TorchEntry {
+  readonly name: string;
+  readonly dtype: TensorDtype;
+  readonly shape: readonly number[];
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+// A tensor whose data were not read.
+class Place {
+  readonly entry: Omit<TorchEntry, "name">;
+
+  constructor(entry: Omit<TorchEntry, "name">) {
+    this.entry = entry;
+  }
 }
 
 /**
@@ -45,21 +68,39 @@ interface Storage {
  * before torch 1.6, which is no zip), ERR_ZIP.
  */
 export function readTorchSave(source: string | Uint8Array | ByteSource): TorchValue {
+  return withSource(source, "torch.save bytes", (bytes) => readRoot(bytes, "data") as TorchValue);
+}
+
+/**
+ * The tensors of a state dictionary (a flat dictionary of tensors, such as pytorch_model.bin) by name,
+ * without their data. Throws as readTorchSave, and for tensors that are not contiguous.
+ */
+export function readTorchSaveEntries(source: string | Uint8Array | ByteSource): Map<string, TorchEntry> {
   return withSource(source, "torch.save bytes", (bytes) => {
-    const head = bytes.read(0, Math.min(4, bytes.size));
-    if (head[0] !== 0x50 || head[1] !== 0x4b)
-      throw bad(bytes.name, "a torch.save file (a zip archive)", "another format", [
-        "Save it again with torch 1.6 or newer.",
-      ]);
-    const entries = readZipDirectory(bytes);
-    const pickle = [...entries.keys()].filter((name) => /^[^/]*\/data\.pkl$/.test(name));
-    if (pickle.length !== 1)
-      throw bad(bytes.name, "one data.pkl in the archive", `${pickle.length} in ${entries.size} entries`);
-    if (entries.has(pickle[0]!.replace("data.pkl", "constants.pkl")))
-      throw bad(bytes.name, "tensors saved by torch.save", "a TorchScript archive", ["Load it as a model."]);
-    const reader = new Reader(bytes, entries, pickle[0]!.replace("data.pkl", ""));
-    return readPickle(readZipEntry(bytes, entries.get(pickle[0]!)!), reader) as TorchValue;
+    const root = readRoot(bytes, "places");
+    const entries = new Map<string, TorchEntry>();
+    if (root instanceof Map)
+      for (const [name, value] of root)
+        if (typeof name === "string" && value instanceof Place) entries.set(name, { name, ...value.entry });
+    if (entries.size === 0) throw bad(bytes.name, "a dictionary of tensors", "none in it");
+    return entries;
   });
+}
+
+function readRoot(bytes: ByteSource, want: "data" | "places"): unknown {
+  const head = bytes.read(0, Math.min(4, bytes.size));
+  if (head[0] !== 0x50 || head[1] !== 0x4b)
+    throw bad(bytes.name, "a torch.save file (a zip archive)", "another format", [
+      "Save it again with torch 1.6 or newer.",
+    ]);
+  const entries = readZipDirectory(bytes);
+  const pickle = [...entries.keys()].filter((name) => /^[^/]*\/data\.pkl$/.test(name));
+  if (pickle.length !== 1)
+    throw bad(bytes.name, "one data.pkl in the archive", `${pickle.length} in ${entries.size} entries`);
+  if (entries.has(pickle[0]!.replace("data.pkl", "constants.pkl")))
+    throw bad(bytes.name, "tensors saved by torch.save", "a TorchScript archive", ["Load it as a model."]);
+  const reader = new Reader(bytes, entries, pickle[0]!.replace("data.pkl", ""), want);
+  return readPickle(readZipEntry(bytes, entries.get(pickle[0]!)!), reader);
 }
 
 class Reader {
@@ -68,9 +109,16 @@ class Reader {
   private readonly entries: ReadonlyMap<string, ZipEntry>;
   private readonly prefix: string;
   private readonly storages = new Map<string, Storage>();
+  private readonly want: "data" | "places";
   private copied = 0;
 
-  constructor(source: ByteSource, entries: ReadonlyMap<string, ZipEntry>, prefix: string) {
+  constructor(
+    source: ByteSource,
+    entries: ReadonlyMap<string, ZipEntry>,
+    prefix: string,
+    want: "data" | "places",
+  ) {
+    this.want = want;
     this.name = source.name;
     this.source = source;
     this.entries = entries;
@@ -111,7 +159,14 @@ class Reader {
     if (!entry) throw bad(this.name, `record data/${key}`, "none");
     if (typeof count !== "number" || entry.size !== count * DTYPE_BYTES[dtype])
       throw bad(this.name, `${count} elements of ${dtype} in data/${key}`, `${entry.size} bytes`);
-    const storage = { dtype, data: readZipEntry(this.source, entry) };
+    if (this.want === "places" && entry.method !== 0)
+      throw bad(this.name, `data/${key} stored as it is`, "compressed", ["Save it again with torch.save."]);
+    const storage: Storage = {
+      dtype,
+      count,
+      data: this.want === "data" ? readZipEntry(this.source, entry) : null,
+      offset: zipDataOffset(this.source, entry),
+    };
     this.storages.set(key, storage);
     return storage;
   }
@@ -129,11 +184,11 @@ class Reader {
   }
 
   // (storage, offset, size, stride, requires_grad, hooks), all in elements.
-  private tensor(args: readonly unknown[]): FormatTensor {
+  private tensor(args: readonly unknown[]): FormatTensor | Place {
     const [storage, offset, shape, strides] = args as [Storage, number, number[], number[]];
     const isList = (value: unknown) => Array.isArray(value) && !Number.isNaN(elementCount(value));
     if (
-      !storage?.data ||
+      typeof storage?.count !== "number" ||
       !isList([offset]) ||
       !isList(shape) ||
       !isList(strides) ||
@@ -142,7 +197,7 @@ class Reader {
       throw bad(this.name, "a tensor of a storage, offset, shape and strides", "something else");
     const size = DTYPE_BYTES[storage.dtype];
     const count = elementCount(shape);
-    const available = storage.data.byteLength / size;
+    const available = storage.count;
     // The last element's index; strides beyond the storage and repeats of stride 0 are both bounded by it.
     const last = shape.reduce((sum, length, d) => sum + (length - 1) * strides[d]!, offset);
     if (count > 0 && (!(last < available) || count > available))
@@ -158,6 +213,14 @@ class Reader {
       step *= shape[d]!;
       return fits;
     });
+    if (storage.data === null) {
+      if (!contiguous && count > 0)
+        throw bad(this.name, "contiguous tensors", `strides [${strides}] of [${shape}]`, [
+          "Save {name: tensor.contiguous()}, or as safetensors.",
+        ]);
+      const at = storage.offset + offset * size;
+      return new Place({ dtype: storage.dtype, shape: [...shape], offset: at, bytes: count * size });
+    }
     if (count === 0) return makeTensor(storage.dtype, shape, new Uint8Array(0));
     if (contiguous)
       return makeTensor(storage.dtype, shape, storage.data.subarray(offset * size, (offset + count) * size));

@@ -6,30 +6,35 @@ import { existsSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { ModelError } from "../errors.ts";
 import { readSafetensorsHeader } from "../formats/safetensors.ts";
+import { readTorchSaveEntries } from "../formats/torch-save.ts";
 import type { CheckpointWeight, CheckpointWeights } from "./families/builder.ts";
 import { ConfigReader } from "./families/config-reader.ts";
 
 export interface Checkpoint {
-  readonly format: "safetensors" | "gguf";
+  readonly format: "safetensors" | "torch" | "gguf";
   readonly config: ConfigReader;
   readonly weights: CheckpointWeights;
   /** Paths of the files that hold weights. */
   readonly files: readonly string[];
 }
 
-/** Reads a Hugging Face folder: config.json and single or sharded safetensors. Throws ERR_CHECKPOINT, ERR_CONFIG, ERR_SAFETENSORS. */
+/**
+ * Reads a Hugging Face folder: config.json and single or sharded safetensors, or pytorch_model.bin where
+ * there are none. Throws ERR_CHECKPOINT, ERR_CONFIG, ERR_SAFETENSORS, ERR_TORCH_SAVE.
+ */
 export function openHuggingFace(folder: string): Checkpoint {
   const configPath = join(folder, "config.json");
   const config = textConfig(new ConfigReader(configPath, readJson(configPath)));
-  const files = safetensorsOf(folder);
+  const { format, files } = weightFiles(folder);
   const weights = new Map<string, CheckpointWeight>();
   for (const file of files) {
-    for (const [name, { offset, bytes, dtype, shape }] of readSafetensorsHeader(file).tensors) {
+    const entries = format === "torch" ? readTorchSaveEntries(file) : readSafetensorsHeader(file).tensors;
+    for (const [name, { offset, bytes, dtype, shape }] of entries) {
       if (weights.has(name)) throw bad(folder, "each weight in one shard", `${name} in two`);
       weights.set(name, { file, offset, bytes, type: dtype, shape });
     }
   }
-  return { format: "safetensors", config, weights, files };
+  return { format, config, weights, files };
 }
 
 // Models that also see images keep the decoder's config one level down.
@@ -39,19 +44,26 @@ function textConfig(config: ConfigReader): ConfigReader {
     : (config.object("text_config") ?? config);
 }
 
-function safetensorsOf(folder: string): string[] {
-  const single = join(folder, "model.safetensors");
-  if (existsSync(single)) return [single];
-  const indexPath = join(folder, "model.safetensors.index.json");
-  if (!existsSync(indexPath))
-    throw bad(folder, "model.safetensors or model.safetensors.index.json", "neither");
-  const map = new ConfigReader(indexPath, readJson(indexPath)).object("weight_map");
-  if (!map) throw bad(folder, "a weight_map in model.safetensors.index.json", "none");
-  const names = new Set(Object.values(readJson(indexPath).weight_map as Record<string, unknown>).map(String));
-  const absent = [...names].filter((name) => basename(name) !== name || !existsSync(join(folder, name)));
+function weightFiles(folder: string): { format: "safetensors" | "torch"; files: string[] } {
+  for (const [format, name] of [
+    ["safetensors", "model.safetensors"],
+    ["torch", "pytorch_model.bin"],
+  ] as const) {
+    if (existsSync(join(folder, name))) return { format, files: [join(folder, name)] };
+    const index = join(folder, `${name}.index.json`);
+    if (existsSync(index)) return { format, files: shardsOf(folder, index) };
+  }
+  throw bad(folder, "model.safetensors, its index of shards, or pytorch_model.bin", "none of them");
+}
+
+function shardsOf(folder: string, index: string): string[] {
+  const map = readJson(index).weight_map;
+  if (typeof map !== "object" || map === null) throw bad(index, "a weight_map", "none");
+  const names = [...new Set(Object.values(map).map(String))].sort();
+  const absent = names.filter((name) => basename(name) !== name || !existsSync(join(folder, name)));
   if (absent.length > 0)
     throw bad(folder, "all shards of the index", `these are absent: ${absent.join(", ")}`);
-  return [...names].sort().map((name) => join(folder, name));
+  return names.map((name) => join(folder, name));
 }
 
 /** A JSON object from a file. Throws ERR_CHECKPOINT. */

@@ -16,6 +16,7 @@ import {
   toFloat32,
   toIntegers,
 } from "../../src/formats/tensor.ts";
+import { writeTorchSave } from "../../src/formats/torch-save-writer.ts";
 import { convert } from "../../src/model/convert.ts";
 import { resolveModel } from "../../src/model/store.ts";
 import { load, run, worst } from "./converted-model.ts";
@@ -186,6 +187,24 @@ describe.skipIf(!existsSync(DECODERS))("one checkpoint, two containers", () => {
 });
 
 const GOLDEN = join(SHARED, "golden/smollm2");
+describe.skipIf(!existsSync(DECODERS))("pytorch_model.bin", () => {
+  test("gives the same weights as safetensors", async () => {
+    const source = mkdtempSync(join(folder, "torch-"));
+    const { tensors } = readSafetensors(join(DECODERS, "gpt2", "model.safetensors"));
+    writeFileSync(join(source, "pytorch_model.bin"), writeTorchSave(tensors));
+    writeFileSync(join(source, "config.json"), readFileSync(join(DECODERS, "gpt2", "config.json")));
+    const [first, second] = [join(source, "a.pt"), join(source, "b.pt")];
+    expect((await convert(source, first)).source.format).toBe("torch");
+    await convert(join(DECODERS, "gpt2"), second);
+    const [a, b] = [await load(first), await load(second)];
+    try {
+      expect(a.info.weightHash).toBe(b.info.weightHash);
+    } finally {
+      await Promise.all([a.dispose(), b.dispose()]);
+    }
+  });
+});
+
 describe.skipIf(!existsSync(GOLDEN))("the default model (GGUF Q4_1)", () => {
   test("gives the reference's logits and hidden states for three prompts", {
     timeout: 300_000,
