@@ -63,8 +63,10 @@ async function main() {
     say("development dependencies are absent: nothing is built");
     return;
   }
-  const now = fingerprint();
   const whole = OUTPUTS.every((file) => fs.existsSync(path.join(root, file)));
+  // npx in the clone comes by here before every command: it runs what is built, edits or not.
+  if (whole && process.env.npm_command === "exec") return;
+  const now = fingerprint();
   const libtorch = fs.existsSync(path.join(root, "vendor/libtorch/lib/libtorch_cpu.so"));
   if (whole && libtorch && fs.existsSync(stamp) && fs.readFileSync(stamp, "utf8") === now) {
     linkProgram();
