@@ -16,6 +16,7 @@ export interface GoldenOutput {
 }
 
 export interface GoldenPrompt {
+  input: string | { role: string; content: string }[];
   text: string;
   ids: number[];
   outputs: Record<string, GoldenOutput>;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The promises of SteerModel on a real (small) model: identity, proof, no cross-talk, the same answer
 // streamed and whole, alone and in a batch, captures without a lost row, clean ends.
+import { getEventListeners } from "node:events";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { GenerateResult } from "../../src/model/results.ts";
 import { SteerModel } from "../../src/model/steer-model.ts";
@@ -228,6 +229,15 @@ describe("ends", () => {
     setTimeout(() => controller.abort(reason), 20);
     await expect(running).rejects.toBe(reason);
     await expect(model.generate(PROMPT, { signal: controller.signal })).rejects.toBe(reason);
+  });
+
+  test("no listener is left on a signal, however the call ended", async () => {
+    const { signal } = new AbortController();
+    await model.generate(PROMPT, { maxTokens: 3, signal });
+    await model.score(PROMPT, { signal });
+    for await (const _ of model.stream(PROMPT, { maxTokens: 100, signal })) break;
+    await expect(model.generate("", { signal })).rejects.toThrow();
+    expect(getEventListeners(signal, "abort")).toHaveLength(0);
   });
 });
 
