@@ -16,6 +16,13 @@ export interface TokenizerFiles {
   template?: string;
 }
 
+/** What tokenizer.json says of the steps before the vocabulary, as it stands there. */
+export interface TokenizerPipeline {
+  normalizer: unknown;
+  pre_tokenizer: unknown;
+  added_tokens: unknown;
+}
+
 export interface EncodeOptions {
   /** Add what the model expects around a text (a beginning-of-sequence token). Default true. */
   addSpecialTokens?: boolean;
@@ -36,6 +43,7 @@ export class Tokenizer {
   readonly eosToken: string | undefined;
   /** The chat template (jinja source), or undefined. */
   readonly chatTemplate: string | undefined;
+  readonly pipeline: Readonly<TokenizerPipeline>;
   readonly #hub: HubTokenizer;
   readonly #spelling: TokenSpelling;
   readonly #special: ReadonlySet<number>;
@@ -64,6 +72,8 @@ export class Tokenizer {
     this.bosToken = tokenText(config.bos_token);
     this.eosToken = tokenText(config.eos_token);
     this.#addBos = typeof config.add_bos_token === "boolean" ? config.add_bos_token : undefined;
+    const { normalizer = null, pre_tokenizer = null, added_tokens = [] } = tokenizer;
+    this.pipeline = { normalizer, pre_tokenizer, added_tokens };
     this.chatTemplate = files.template ?? defaultTemplate(config.chat_template);
   }
 

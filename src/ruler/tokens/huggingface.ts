@@ -30,8 +30,17 @@ export interface TokenizerFile {
 /** `len(tokenizer.tokenize(text))` of a tokenizer.json. */
 export function huggingFaceCounter(name: string, file: TokenizerFile, config: object): TokenCounter {
   const tokenizer = new Tokenizer(file, config);
-  const encode = (text: string) => tokenizer.encode(text, { add_special_tokens: false }).ids.length;
-  const cut = cutAtSpaces(file);
+  return cutCounter(
+    name,
+    cutAtSpaces(file),
+    (text) => tokenizer.encode(text, { add_special_tokens: false }).ids.length,
+  );
+}
+
+export type SpaceCut = "as-is" | "drop-space" | "never";
+
+/** A counter over an encoder whose texts may be cut as told. */
+export function cutCounter(name: string, cut: SpaceCut, encode: (text: string) => number): TokenCounter {
   if (cut === "never") return new WholeCounter(name, encode);
   return new SplitCounter(name, {
     first: encode,
@@ -42,7 +51,7 @@ export function huggingFaceCounter(name: string, file: TokenizerFile, config: ob
 }
 
 /** How pieces that start with a space may be encoded alone: as they are, without that space, or not at all. */
-export function cutAtSpaces(file: TokenizerFile): "as-is" | "drop-space" | "never" {
+export function cutAtSpaces(file: TokenizerFile): SpaceCut {
   const spaced = (file.added_tokens ?? []).some((t) => t.lstrip || t.rstrip || /\s/.test(t.content));
   if (spaced) return "never";
   const steps = flatten(file.pre_tokenizer, "pretokenizers");
@@ -77,13 +86,15 @@ const SPACE_LED = new Set([GPT2, ...CL100K_LIKE]);
 function isByteLevel(steps: readonly Component[]): boolean {
   const last = steps.at(-1);
   if (last?.type !== "ByteLevel" || last.add_prefix_space) return false;
-  if (steps.length === 1) return last.use_regex !== false;
+  // Digits stand alone whatever is around them.
+  const splits = steps.slice(0, -1).filter((step) => step.type !== "Digits");
+  if (splits.length === 0) return last.use_regex !== false;
   return (
     last.use_regex === false &&
-    steps.length === 2 &&
-    steps[0]!.type === "Split" &&
-    steps[0]!.behavior === "Isolated" &&
-    SPACE_LED.has(steps[0]!.pattern?.Regex ?? "")
+    splits.length === 1 &&
+    splits[0]!.type === "Split" &&
+    splits[0]!.behavior === "Isolated" &&
+    SPACE_LED.has(splits[0]!.pattern?.Regex ?? "")
   );
 }
 
