@@ -136,8 +136,8 @@ StoredWeight MappedWeights::open(const WeightSource& source, const std::string& 
   auto mapping = file(source.file);
   const auto size = static_cast<int64_t>(mapping->size());
   if (source.offset < 0 || source.offset > size || source.bytes > size - source.offset)
-    contradiction(where, text("bytes ", source.offset, " to ", source.offset + source.bytes, " are not in ", source.file,
-                              " of ", size, " bytes"));
+    contradiction(where, text("bytes ", source.offset, " to ", source.offset + source.bytes, " are not in ",
+                              source.file, " of ", size, " bytes"));
 
   std::vector<int64_t> shape = source.shape;
   const char* bytes = mapping->data() + source.offset;

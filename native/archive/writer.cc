@@ -77,7 +77,9 @@ class ModuleBuilder {
     for (const AttributePlan& attribute : plan.attributes) slots.push_back(scalar(attribute));
     for (const WeightPlan& weight : plan.weights) slots.push_back(parameter(plan, weight));
     // The root always has it: the engine finds the cache there.
-    if (plan.path.empty() || source.find("self.kv") != std::string::npos) slots.push_back({"kv", cache_type_, cache_, false});
+    if (plan.path.empty() || source.find("self.kv") != std::string::npos) {
+      slots.push_back({"kv", cache_type_, cache_, false});
+    }
     for (auto& [name, child] : take_children(plan.path))
       slots.push_back({name, child.type(), child._ivalue(), false});
 
@@ -101,8 +103,8 @@ class ModuleBuilder {
       throw Error("ERR_CONVERT_SOURCE", text("TorchScript of module kind ", plan.kind, " (", plan.path,
                                              ") does not compile: ", error.what_without_backtrace()));
     } catch (const std::exception& error) {
-      throw Error("ERR_CONVERT_SOURCE",
-                  text("TorchScript of module kind ", plan.kind, " (", plan.path, ") does not compile: ", error.what()));
+      throw Error("ERR_CONVERT_SOURCE", text("TorchScript of module kind ", plan.kind, " (", plan.path,
+                                             ") does not compile: ", error.what()));
     }
     classes_.emplace(signature, module.type());
     modules_.emplace(plan.path, module);
@@ -128,8 +130,8 @@ class ModuleBuilder {
 
   Slot parameter(const ModulePlan& module, const WeightPlan& weight) {
     const std::string where = module.path.empty() ? weight.name : module.path + "." + weight.name;
-    Slot slot{weight.name, weight.optional ? c10::TypePtr(c10::OptionalType::ofTensor()) : c10::TensorType::get(), {},
-              true};
+    const c10::TypePtr type = weight.optional ? c10::TypePtr(c10::OptionalType::ofTensor()) : c10::TensorType::get();
+    Slot slot{weight.name, type, {}, true};
     if (!weight.source) {
       if (!weight.optional) throw Error("ERR_CONVERT_PLAN", text("weight ", where, " is required and has no source"));
       return slot;
@@ -280,7 +282,10 @@ void write_archive(const ConvertPlan& plan, const ConvertProgress& progress) {
   try {
     torch::jit::ExportModule(root, sink, extra);
   } catch (const c10::Error& error) {
-    if (!failure) throw Error("ERR_CONVERT_WRITE", text("cannot write ", plan.output, ": ", error.what_without_backtrace()));
+    if (!failure) {
+      throw Error("ERR_CONVERT_WRITE",
+                  text("cannot write ", plan.output, ": ", error.what_without_backtrace()));
+    }
   }
   if (failure) std::rethrow_exception(failure);
   file.commit();
