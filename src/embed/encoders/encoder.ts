@@ -35,6 +35,8 @@ export interface EncodeRequest {
   offsets: Int32Array | null;
   /** Texts, for encoders that tokenise themselves. */
   texts: readonly string[] | null;
+  /** Told after each batch, for progress. */
+  onBatch?: (batch: { rows: number; tokens: number; paddedTokens: number }) => void;
 }
 
 export interface EncodeResult {

@@ -132,7 +132,8 @@ class OnnxEncoder implements Encoder {
   }
 
   async encode(request: EncodeRequest): Promise<EncodeResult> {
-    const batches = planBatches(request.offsets as Int32Array, this.#limits);
+    const offsets = request.offsets as Int32Array;
+    const batches = planBatches(offsets, this.#limits);
     let out: Float32Array | null = null;
     let dim = 0;
     let padded = 0;
@@ -141,6 +142,12 @@ class OnnxEncoder implements Encoder {
       out ??= new Float32Array(request.rows * dim);
       this.#pool(request, batch, output, out, dim);
       output.dispose();
+      const rows = batch.rows.length;
+      const tokens = batch.rows.reduce(
+        (sum, row) => sum + (offsets[row + 1] as number) - (offsets[row] as number),
+        0,
+      );
+      request.onBatch?.({ rows, tokens, paddedTokens: rows * batch.length });
     };
     let running: { batch: Batch; output: Promise<Tensor> } | null = null;
     for (const batch of batches) {

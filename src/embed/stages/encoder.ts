@@ -8,6 +8,8 @@ import { type Frame, linkError, readFrames, writeFrame } from "./frames.ts";
 import { BoundedQueue } from "./queue.ts";
 import { connectTo, listenAt, runStage } from "./stage.ts";
 
+const PROGRESS_MS = 500;
+
 runStage(async ({ settings, send }) => {
   const index = settings.config.device.split(",").length > 1 ? deviceIndex(settings.device) : 0;
   let onLoader: (socket: Socket) => void = () => undefined;
@@ -42,6 +44,25 @@ runStage(async ({ settings, send }) => {
     const started = performance.now();
     const [payload, ids, offsets] = frame.blocks as [Uint8Array, Uint8Array, Uint8Array];
     const rows = Number(frame.header.rows);
+    // What was reported before the window is done, so that long windows are seen to move.
+    const told = { rows: 0, tokens: 0, paddedTokens: 0, batches: 0, at: started };
+    const pending = { rows: 0, tokens: 0, paddedTokens: 0, batches: 0 };
+    const tell = (waitMs: number): void => {
+      const nowMs = performance.now();
+      send({ type: "encoded", ...pending, ms: nowMs - told.at, waitMs, queued: queue.size });
+      for (const key of ["rows", "tokens", "paddedTokens", "batches"] as const) {
+        told[key] += pending[key];
+        pending[key] = 0;
+      }
+      told.at = nowMs;
+    };
+    const onBatch = (batch: { rows: number; tokens: number; paddedTokens: number }): void => {
+      pending.rows += batch.rows;
+      pending.tokens += batch.tokens;
+      pending.paddedTokens += batch.paddedTokens;
+      pending.batches++;
+      if (performance.now() - told.at > PROGRESS_MS) tell(0);
+    };
     const result =
       rows === 0
         ? { embeddings: new Float32Array(0), dim: 0, tokens: 0, paddedTokens: 0, batches: 0 }
@@ -50,22 +71,18 @@ runStage(async ({ settings, send }) => {
             ids: encoder.wantsText ? null : asInt32(ids),
             offsets: encoder.wantsText ? null : asInt32(offsets),
             texts: encoder.wantsText ? (deserialize(payload) as { texts: string[] }).texts : null,
+            onBatch,
           });
     const { embeddings, dim } = result;
     await writeFrame(writer, {
       header: { ...frame.header, dim, tokens: result.tokens, paddedTokens: result.paddedTokens },
       blocks: [payload, new Uint8Array(embeddings.buffer, embeddings.byteOffset, embeddings.byteLength)],
     });
-    send({
-      type: "encoded",
-      rows,
-      tokens: result.tokens,
-      paddedTokens: result.paddedTokens,
-      batches: result.batches,
-      ms: performance.now() - started,
-      waitMs: started - waited,
-      queued: queue.size,
-    });
+    pending.rows = rows - told.rows;
+    pending.tokens = result.tokens - told.tokens;
+    pending.paddedTokens = result.paddedTokens - told.paddedTokens;
+    pending.batches = result.batches - told.batches;
+    tell(started - waited);
   }
   await pumping;
   await writeFrame(writer, { header: { kind: "end" }, blocks: [] });

@@ -65,7 +65,7 @@ gl.blendFunc(gl.SRC_ALPHA, gl.ONE_MINUS_SRC_ALPHA);
 
 let zoom = 1, panX = 0, panY = 0, yaw = dims === 3 ? 0.6 : 0, pitch = dims === 3 ? 0.4 : 0, size = Math.max(2.5, Math.min(9, 900 / Math.sqrt(rows)));
 const hidden = new Set();
-let selected = null, found = null, column = null, lasso = null, mode = "move", frames = 0;
+let selected = null, found = null, column = null, lasso = null, mode = "move", frames = 0, scriptMs = 0;
 
 const viewMatrix = () => {
   const aspect = canvas.clientWidth / Math.max(canvas.clientHeight, 1);
@@ -80,6 +80,7 @@ const draw = () => {
   drawn = true;
   requestAnimationFrame(() => {
     drawn = false;
+    const began = performance.now();
     const ratio = window.devicePixelRatio || 1;
     const width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
     if (canvas.width !== width || canvas.height !== height) { canvas.width = overlay.width = width; canvas.height = overlay.height = height; }
@@ -99,6 +100,7 @@ const draw = () => {
       g.fillStyle = "rgba(80,140,255,.15)"; g.strokeStyle = "rgb(80,140,255)"; g.lineWidth = 1.5 * ratio;
       g.fill(); g.stroke();
     }
+    scriptMs += performance.now() - began;
   });
 };
 const screen = (i, m, w, h) => {
@@ -296,6 +298,6 @@ if (start >= 0) { chooser.value = String(start); column = columns[start]; }
 recolour();
 restate();
 // For tests and for the console.
-window.chatspace = { rows, dims, screenOf: (i) => screen(i, viewMatrix(), canvas.clientWidth, canvas.clientHeight), pick, exported, frames: () => frames, draw, spin: (by) => { yaw += by; draw(); } };
+window.chatspace = { rows, dims, screenOf: (i) => screen(i, viewMatrix(), canvas.clientWidth, canvas.clientHeight), pick, exported, frames: () => frames, scriptMs: () => scriptMs, draw, spin: (by) => { yaw += by; draw(); } };
 })();
 `;
