@@ -2,11 +2,30 @@
 // A run that is killed, starved or misled either ends like one that never was, or says what is wrong and
 // keeps what it has. tests/slow/kill.test.ts does the same at a hundred random moments.
 
-import { appendFileSync, cpSync, existsSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  cpSync,
+  existsSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { EmbedConfig } from "../../src/embed/config.ts";
-import { ensureBuilt, fingerprintOf, isAlive, runToEnd, scratch, startRun, TINY, textRows, writeJsonl } from "./support.ts";
+import {
+  ensureBuilt,
+  fingerprintOf,
+  isAlive,
+  runToEnd,
+  scratch,
+  startRun,
+  TINY,
+  textRows,
+  writeJsonl,
+} from "./support.ts";
 
 const work = scratch("faults");
 const data = writeJsonl(join(work, "data"), textRows(4000));
@@ -45,20 +64,23 @@ describe("a run that is disturbed", () => {
     await runToEnd(reference);
   });
 
-  it.each(["loader", "encoder", "writer"])("ends non-zero when its %s is killed, and resumes to the same bytes", async (stage) => {
-    const settings = config();
-    const run = startRun(settings);
-    const pids = await run.stages;
-    await waitFor(() => existsSync(shardOf(settings.outputRoot, stage === "loader" ? 0 : 1)));
-    process.kill(pids[stage] as number, "SIGKILL");
-    const { code, result } = await run.ended;
-    if (code !== 0) {
-      expect(result).toMatchObject({ error: "ERR_STAGE_DIED", details: { stage, signal: "SIGKILL" } });
-      for (const pid of Object.values(pids)) expect(isAlive(pid)).toBe(false);
-    }
-    await runToEnd(settings);
-    expect(fingerprintOf(settings.outputRoot)).toEqual(fingerprintOf(reference.outputRoot));
-  });
+  it.each(["loader", "encoder", "writer"])(
+    "ends non-zero when its %s is killed, and resumes to the same bytes",
+    async (stage) => {
+      const settings = config();
+      const run = startRun(settings);
+      const pids = await run.stages;
+      await waitFor(() => existsSync(shardOf(settings.outputRoot, stage === "loader" ? 0 : 1)));
+      process.kill(pids[stage] as number, "SIGKILL");
+      const { code, result } = await run.ended;
+      if (code !== 0) {
+        expect(result).toMatchObject({ error: "ERR_STAGE_DIED", details: { stage, signal: "SIGKILL" } });
+        for (const pid of Object.values(pids)) expect(isAlive(pid)).toBe(false);
+      }
+      await runToEnd(settings);
+      expect(fingerprintOf(settings.outputRoot)).toEqual(fingerprintOf(reference.outputRoot));
+    },
+  );
 
   it("leaves no stage behind when the parent is killed, and resumes to the same bytes", async () => {
     const settings = config();
@@ -133,7 +155,11 @@ describe("a run that is disturbed", () => {
 
   it("gives the same bytes when three tasks make a range each", async () => {
     const settings = config();
-    for (const shardRange of [{ start: 5, end: 9 }, { start: 0, end: 5 }, { start: 9, end: 14 }]) {
+    for (const shardRange of [
+      { start: 5, end: 9 },
+      { start: 0, end: 5 },
+      { start: 9, end: 14 },
+    ]) {
       const { code, result } = await startRun({ ...settings, shardRange }).ended;
       expect(code, JSON.stringify(result)).toBe(0);
     }
@@ -147,7 +173,10 @@ describe("a run that is disturbed", () => {
     await runToEnd(settings);
     const resumed = { ...settings, resume: true };
     const other = await startRun({ ...resumed, rowsPerShard: 200 }).ended;
-    expect(other.result).toMatchObject({ error: "ERR_RESUME_SETTINGS", details: { differences: ["rows_per_shard: was 300, now 200"] } });
+    expect(other.result).toMatchObject({
+      error: "ERR_RESUME_SETTINGS",
+      details: { differences: ["rows_per_shard: was 300, now 200"] },
+    });
     appendFileSync(join(work, "moving/part-1.jsonl"), '{"text":"one more"}\n');
     expect((await startRun(resumed).ended).result).toMatchObject({ error: "ERR_RESUME_SETTINGS" });
     renameSync(join(work, "moving"), join(work, "gone"));
@@ -161,11 +190,18 @@ describe("a run that is disturbed", () => {
     const settings = config({ dataset: folder });
     const failed = await startRun(settings).ended;
     expect(failed.code).toBe(1);
-    expect(failed.result).toMatchObject({ error: "ERR_ROW_CORRUPT", details: { file: "part-0.jsonl", row: 420 } });
+    expect(failed.result).toMatchObject({
+      error: "ERR_ROW_CORRUPT",
+      details: { file: "part-0.jsonl", row: 420 },
+    });
     const skipping = config({ dataset: folder, onError: "skip" });
     await runToEnd(skipping);
     const { manifest } = fingerprintOf(skipping.outputRoot) as { manifest: Record<string, unknown> };
-    expect(manifest).toMatchObject({ rows_total: 682, rows_skipped: 19, skip_reasons: { corrupt: 1, empty: 18 } });
+    expect(manifest).toMatchObject({
+      rows_total: 682,
+      rows_skipped: 19,
+      skip_reasons: { corrupt: 1, empty: 18 },
+    });
   });
 
   it("says that a model is unreadable before it writes anything", async () => {

@@ -3,7 +3,16 @@
 
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -41,7 +50,9 @@ export function scratch(name: string): string {
   return folder;
 }
 
-const WORDS = "the of and a to in is was he for it with as his on be at by i this had not are but from".split(" ");
+const WORDS = "the of and a to in is was he for it with as his on be at by i this had not are but from".split(
+  " ",
+);
 
 /** Rows of 1 to `most` words drawn from a fixed sequence; every 37th is empty. */
 export function textRows(count: number, most = 40): { text: string; label: number; tag: string | null }[] {
@@ -52,7 +63,11 @@ export function textRows(count: number, most = 40): { text: string; label: numbe
   };
   return Array.from({ length: count }, (_, i) => {
     const words = Array.from({ length: 1 + next(most) }, () => WORDS[next(WORDS.length)]);
-    return { text: i % 37 === 36 ? "" : `${words.join(" ")} ${i}`, label: i % 7, tag: i % 3 === 0 ? null : `t${i % 5}` };
+    return {
+      text: i % 37 === 36 ? "" : `${words.join(" ")} ${i}`,
+      label: i % 7,
+      tag: i % 3 === 0 ? null : `t${i % 5}`,
+    };
   });
 }
 
@@ -83,7 +98,11 @@ export function fingerprintOf(root: string): { shards: Record<string, string>; m
 export function manifestOf(root: string): Record<string, unknown> & { shards: Record<string, unknown>[] } {
   const find = (folder: string): string[] =>
     readdirSync(folder, { withFileTypes: true }).flatMap((entry) =>
-      entry.isDirectory() ? find(join(folder, entry.name)) : entry.name.startsWith("manifest-") ? [join(folder, entry.name)] : [],
+      entry.isDirectory()
+        ? find(join(folder, entry.name))
+        : entry.name.startsWith("manifest-")
+          ? [join(folder, entry.name)]
+          : [],
     );
   const [path] = find(join(root, "indexes"));
   if (path === undefined) throw new Error(`no manifest under ${root}`);
@@ -105,11 +124,20 @@ export interface DriverRun {
   /** Process ids of the stages, once they run. */
   stages: Promise<Record<string, number>>;
   /** How it ended, and its last line as JSON. */
-  ended: Promise<{ code: number | null; signal: string | null; result: Record<string, unknown> | null; stderr: string }>;
+  ended: Promise<{
+    code: number | null;
+    signal: string | null;
+    result: Record<string, unknown> | null;
+    stderr: string;
+  }>;
 }
 
 /** embedDataset in a process of its own, with a fixed time so that bytes can be compared. */
-export function startRun(config: EmbedConfig, env: Record<string, string> = {}, wrap: string[] = []): DriverRun {
+export function startRun(
+  config: EmbedConfig,
+  env: Record<string, string> = {},
+  wrap: string[] = [],
+): DriverRun {
   const argv = [...wrap, process.execPath, DRIVER, JSON.stringify(config)];
   const child = spawn(argv[0] as string, argv.slice(1), {
     env: { ...process.env, SOURCE_DATE_EPOCH: "1700000000", ...env },
