@@ -8,6 +8,8 @@ import { openHaystacks } from "../../src/ruler/data/haystacks.ts";
 import { PairedWords } from "../../src/ruler/data/words.ts";
 import { type GenerateOptions, generateRows, leastLength, rowLine } from "../../src/ruler/generate.ts";
 import { lengthName, parseLength, prepareTasks } from "../../src/ruler/prepare.ts";
+import { NumpyRandom } from "../../src/ruler/random/numpy.ts";
+import { PythonRandom } from "../../src/ruler/random/python.ts";
 import { RULER_TASKS, selectTasks } from "../../src/ruler/tasks/table.ts";
 import { selectTokenizer } from "../../src/ruler/tokens/select.ts";
 
@@ -83,6 +85,24 @@ describe("options out of range", () => {
     expect(() => parseLength("4 kilo")).toThrow(expect.objectContaining({ code: "ERR_RULER_OPTION" }));
     expect(["4k", "4096", "0.5k", "128K", "1m"].map(parseLength)).toEqual([4096, 4096, 512, 131072, 1048576]);
     expect([4096, 1000].map(lengthName)).toEqual(["4k", "1000"]);
+  });
+});
+
+describe("what upstream dies of", () => {
+  it("has a code: more needles than lines in the first trial", async () => {
+    const task = taskNamed("niah_multikey_2");
+    const settings = { ...task.settings, keys: 6 } as typeof task.settings;
+    const rows = async () => [...generateRows({ ...task, settings }, await options({ length: 1024 }))];
+    await expect(rows()).rejects.toMatchObject({ name: "DataError", code: "ERR_RULER_DRAFT" });
+  });
+
+  it("has a code: draws outside the range of the generators", () => {
+    expect(() => new NumpyRandom(2 ** 32)).toThrow(expect.objectContaining({ code: "ERR_RULER_SEED" }));
+    const random = new PythonRandom(1);
+    expect(() => random.randbelow(0)).toThrow(expect.objectContaining({ code: "ERR_RULER_RANDOM_RANGE" }));
+    expect(() => random.sampleIndices(3, 4)).toThrow(
+      expect.objectContaining({ code: "ERR_RULER_RANDOM_RANGE" }),
+    );
   });
 });
 
