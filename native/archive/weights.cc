@@ -12,6 +12,8 @@
 #include "archive/mapped_weights.h"
 #include "errors.h"
 #include "kernels/dequant.h"
+#include "kernels/quantize.h"
+#include "ops/backend.h"
 
 namespace chatspace {
 namespace {
@@ -102,6 +104,55 @@ at::Tensor values(const Entry& entry, const at::Tensor& stored, at::ScalarType d
   return result.to(device, wanted).contiguous();
 }
 
+struct BlockForm {
+  ElementType type;
+  const char* name;
+  at::ScalarType tag;
+};
+
+constexpr BlockForm kForms[] = {{ElementType::kQ8_0, "Q8_0", kQ8_0Tag},
+                                {ElementType::kQ4_0, "Q4_0", kQ4_0Tag},
+                                {ElementType::kQ4_1, "Q4_1", kQ4_1Tag}};
+
+// The blocks of a matrix as the operators read them: [rows, units of a row], see ops/backend.h.
+at::Tensor tagged(const BlockForm& form, const at::Tensor& bytes, int64_t rows) {
+  return bytes.view(form.tag).view({rows, -1});
+}
+
+at::Tensor quantized(const BlockForm& form, const at::Tensor& dense) {
+  const int64_t rows = dense.size(0);
+  const int64_t width = dense.size(1);
+  const int64_t bytes = row_bytes(form.type, width);
+  at::Tensor out = at::empty({rows * bytes}, at::TensorOptions().dtype(at::kByte));
+  const float* in = dense.const_data_ptr<float>();
+  auto* to = out.mutable_data_ptr<uint8_t>();
+  at::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) quantize_row(form.type, in + row * width, width, to + row * bytes);
+  });
+  return tagged(form, out, rows);
+}
+
+// The embedding table and the head decide every token: they keep eight bits.
+bool decides_tokens(const std::string& path) { return path == "head" || path.rfind("embed.", 0) == 0; }
+
+// The matrix in blocks, or an undefined tensor when it is not to be or cannot be kept so.
+at::Tensor in_blocks(const Entry& entry, const at::Tensor& stored, Quantize quantize) {
+  if (quantize == Quantize::kNone || entry.shape.size() != 2 || entry.addend != 0.0) return {};
+  if (entry.shape[1] % kQuantBlock != 0) return {};
+  const bool eight = quantize == Quantize::kInt8 || decides_tokens(entry.path);
+  for (const BlockForm& form : kForms) {
+    const bool fits = quantize == Quantize::kStored || form.type == (eight ? ElementType::kQ8_0 : ElementType::kQ4_1);
+    if (!fits || entry.type != form.name) continue;
+    if (stored.scalar_type() != at::kByte ||
+        static_cast<size_t>(stored.numel()) != type_bytes(entry.type, entry.elements())) {
+      mismatch(entry.path, text("expected the bytes of ", entry.elements(), " elements of ", entry.type));
+    }
+    return tagged(form, stored.clone(), entry.shape[0]);
+  }
+  if (quantize == Quantize::kStored) return {};
+  return quantized(kForms[eight ? 0 : 2], values(entry, stored, at::kFloat, at::kCPU));
+}
+
 }  // namespace
 
 at::ScalarType stored_dtype(const std::string& table) {
@@ -115,7 +166,8 @@ at::ScalarType stored_dtype(const std::string& table) {
   return most;
 }
 
-void materialize_weights(torch::jit::Module& root, const std::string& table, at::ScalarType dtype, at::Device device) {
+void materialize_weights(torch::jit::Module& root, const std::string& table, at::ScalarType dtype, at::Device device,
+                         Quantize quantize) {
   const at::NoGradGuard no_grad;
   const std::vector<Entry> entries = parse(table);
 
@@ -151,6 +203,7 @@ void materialize_weights(torch::jit::Module& root, const std::string& table, at:
     auto [module, name] = locate(entry);
     at::Tensor stored = module.attr(name).toTensor();
     Shared& slot = shared[key_of(entry, stored)];
+    if (!slot.result.defined()) slot.result = in_blocks(entry, stored, quantize);
     if (!slot.result.defined()) slot.result = values(entry, stored, dtype, device);
     module.setattr(name, slot.result);
     if (--slot.uses == 0) slot.result.reset();

@@ -20,6 +20,7 @@ struct LoadOptions {
   std::string path;
   std::string device = "cpu";
   std::string dtype = "auto";
+  std::string quantize = "none";  // none, stored, int8, int4: matrices of our own archives, CPU
   int threads = 1;
   std::string layers_path;  // "" = find
   int64_t token_budget = 512;
@@ -36,6 +37,7 @@ struct ModelInfo {
   int64_t context_length = 0;
   std::string device;
   std::string dtype;
+  std::string quantize = "none";
   int threads = 1;
   std::string layer_output;  // "delta-residual" or "hidden"
   std::string layers_path;

@@ -24,6 +24,17 @@ std::string name_of(at::ScalarType type) {
   return type == at::kBFloat16 ? "bfloat16" : type == at::kHalf ? "float16" : "float32";
 }
 
+Quantize quantize_of(const LoadOptions& options) {
+  if (options.quantize == "none") return Quantize::kNone;
+  if (options.device != "cpu") {
+    throw Error("ERR_QUANTIZE_DEVICE", text("quantize ", options.quantize, ": expected device cpu, got ", options.device));
+  }
+  if (options.quantize == "stored") return Quantize::kStored;
+  if (options.quantize == "int8") return Quantize::kInt8;
+  if (options.quantize == "int4") return Quantize::kInt4;
+  throw Error("ERR_NATIVE_ARGUMENT", text("quantize: expected none, stored, int8 or int4, got ", options.quantize));
+}
+
 // An integer field of chatspace.json, which our own converter wrote.
 int64_t field(const std::string& json, const std::string& name) {
   const size_t at = json.find("\"" + name + "\"");
@@ -73,7 +84,8 @@ OwnDecoder::OwnDecoder(Archive archive, const LoadOptions& options)
   info_.context_length = field(metadata, "contextLength");
   info_.weight_hash = archive.weight_hash;
   const at::ScalarType dtype = dtype_of(info_.dtype);
-  materialize_weights(module_, table, dtype, device_);
+  info_.quantize = options.quantize;
+  materialize_weights(module_, table, dtype, device_, quantize_of(options));
   info_.weight_bytes = bytes_of(module_);
   cache_ = module_.attr("kv").toCustomClass<KVCache>();
   // The archive stores the object once per module that reads it; all of them get the root's.

@@ -282,7 +282,7 @@ static void attention(const AttentionTile& t) {
       return attention_typed<ElementType::kFloat32>(t);
     case ElementType::kBFloat16:
       return attention_typed<ElementType::kBFloat16>(t);
-    case ElementType::kFloat16:
+    default:  // caches hold float types
       return attention_typed<ElementType::kFloat16>(t);
   }
 }

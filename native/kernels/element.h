@@ -8,9 +8,27 @@
 
 namespace chatspace {
 
-enum class ElementType : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+// The last three are GGUF block types, for matrices alone: 32 weights along a row share a float16 scale
+// (and kQ4_1 a float16 minimum). Kernels decode them to the very float32 values that dequantising gives,
+// so a product with a block matrix equals the product with its dequantised copy, bit for bit.
+enum class ElementType : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2, kQ8_0 = 3, kQ4_0 = 4, kQ4_1 = 5 };
 
+constexpr int64_t kQuantBlock = 32;
+
+constexpr bool is_block_type(ElementType type) { return type >= ElementType::kQ8_0; }
+
+// Bytes of one element of the float types.
 constexpr int64_t element_bytes(ElementType type) { return type == ElementType::kFloat32 ? 4 : 2; }
+
+// Bytes of one block of the block types.
+constexpr int64_t block_bytes(ElementType type) {
+  return type == ElementType::kQ8_0 ? 34 : type == ElementType::kQ4_0 ? 18 : 20;
+}
+
+// Bytes of `count` elements of a row; whole blocks for block types.
+constexpr int64_t row_bytes(ElementType type, int64_t count) {
+  return is_block_type(type) ? count / kQuantBlock * block_bytes(type) : count * element_bytes(type);
+}
 
 // static: each translation unit keeps its own copy, so a file built with AVX-512 never lends its code
 // to one that must run without it.

@@ -22,31 +22,53 @@ static inline void linear_tile(const float* x, int64_t x_stride, const char* w, 
 #pragma GCC unroll 8
     for (int n = 0; n < NR; ++n) acc[m][n] = k.first ? Simd::zero() : Simd::load(state + (m * NR + n) * W);
   }
-  const int64_t whole = k.begin + (k.end - k.begin) / W * W;
-  for (int64_t i = k.begin; i < whole; i += W) {
-    Simd::V a[MR];
+  if constexpr (is_block_type(E)) {
+    // A block's vectors meet the accumulators in order of K, as single vectors do.
+    constexpr int P = static_cast<int>(kQuantBlock) / W;
+    for (int64_t i = k.begin; i < k.end; i += kQuantBlock) {
+      const int64_t offset = i / kQuantBlock * block_bytes(E);
 #pragma GCC unroll 8
-    for (int m = 0; m < MR; ++m) a[m] = Simd::load(x + m * x_stride + i);
+      for (int n = 0; n < NR; ++n) {
+        const char* block = w + n * w_bytes + offset;
+        Simd::V b[P];
+        Simd::load_block<E>(reinterpret_cast<const uint8_t*>(block), b);
+        if constexpr (Prefetch) Simd::prefetch(block + NR * w_bytes);
 #pragma GCC unroll 8
-    for (int n = 0; n < NR; ++n) {
-      const char* row = w + n * w_bytes;
-      const Simd::V b = Simd::load_as<E>(row, i);
-      // The same column of the next tile's rows.
-      if constexpr (Prefetch) Simd::prefetch(row + NR * w_bytes + i * static_cast<int64_t>(element_bytes(E)));
+        for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 8
-      for (int m = 0; m < MR; ++m) acc[m][n] = Simd::fma(a[m], b, acc[m][n]);
+          for (int m = 0; m < MR; ++m) {
+            acc[m][n] = Simd::fma(Simd::load(x + m * x_stride + i + p * W), b[p], acc[m][n]);
+          }
+        }
+      }
     }
-  }
-  if (whole < k.end) {
-    const int64_t rest = k.end - whole;
-    Simd::V a[MR];
+  } else {
+    const int64_t whole = k.begin + (k.end - k.begin) / W * W;
+    for (int64_t i = k.begin; i < whole; i += W) {
+      Simd::V a[MR];
 #pragma GCC unroll 8
-    for (int m = 0; m < MR; ++m) a[m] = Simd::load_n(x + m * x_stride + whole, rest);
+      for (int m = 0; m < MR; ++m) a[m] = Simd::load(x + m * x_stride + i);
 #pragma GCC unroll 8
-    for (int n = 0; n < NR; ++n) {
-      const Simd::V b = Simd::load_as_n<E>(w + n * w_bytes, whole, rest);
+      for (int n = 0; n < NR; ++n) {
+        const char* row = w + n * w_bytes;
+        const Simd::V b = Simd::load_as<E>(row, i);
+        // The same column of the next tile's rows.
+        if constexpr (Prefetch) Simd::prefetch(row + NR * w_bytes + i * static_cast<int64_t>(element_bytes(E)));
 #pragma GCC unroll 8
-      for (int m = 0; m < MR; ++m) acc[m][n] = Simd::fma(a[m], b, acc[m][n]);
+        for (int m = 0; m < MR; ++m) acc[m][n] = Simd::fma(a[m], b, acc[m][n]);
+      }
+    }
+    if (whole < k.end) {
+      const int64_t rest = k.end - whole;
+      Simd::V a[MR];
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; ++m) a[m] = Simd::load_n(x + m * x_stride + whole, rest);
+#pragma GCC unroll 8
+      for (int n = 0; n < NR; ++n) {
+        const Simd::V b = Simd::load_as_n<E>(w + n * w_bytes, whole, rest);
+#pragma GCC unroll 8
+        for (int m = 0; m < MR; ++m) acc[m][n] = Simd::fma(a[m], b, acc[m][n]);
+      }
     }
   }
   if (!k.last) {
@@ -93,7 +115,7 @@ constexpr int64_t kLongestSegment = 576;
 
 template <int MR, int NR, ElementType E, bool Prefetch>
 static void linear_strip(const LinearBlock& b, int64_t row, const Segment& k, float* state) {
-  const int64_t w_bytes = b.k * element_bytes(E);
+  const int64_t w_bytes = row_bytes(E, b.k);
   const char* w = static_cast<const char*>(b.weight);
   const float* x = b.x + row * b.x_stride;
   float* out = b.out + row * b.out_stride;
@@ -131,7 +153,7 @@ static void linear_typed(const LinearBlock& b) {
   // Panels of a few weight rows, decoded once and kept in the first-level cache over all rows of x.
   float* panel = nullptr;
   if constexpr (E != ElementType::kFloat32) panel = thread_scratch(Scratch::kPanel, kTileCols * b.k);
-  const int64_t w_bytes = b.k * element_bytes(E);
+  const int64_t w_bytes = row_bytes(E, b.k);
   const int64_t segments = (b.k + kLongestSegment - 1) / kLongestSegment;
   const int64_t length = segments <= 1 ? b.k + 1 : ((b.k + segments - 1) / segments + 31) / 32 * 32;
   float* state = nullptr;
@@ -166,5 +188,11 @@ static void linear(const LinearBlock& b) {
       return linear_typed<ElementType::kBFloat16>(b);
     case ElementType::kFloat16:
       return linear_typed<ElementType::kFloat16>(b);
+    case ElementType::kQ8_0:
+      return linear_typed<ElementType::kQ8_0>(b);
+    case ElementType::kQ4_0:
+      return linear_typed<ElementType::kQ4_0>(b);
+    case ElementType::kQ4_1:
+      return linear_typed<ElementType::kQ4_1>(b);
   }
 }

@@ -25,7 +25,7 @@ int64_t row_block(int64_t rows, int64_t k) {
 // Weight rows of a chunk: enough work to hide a claim (tens of microseconds), few enough to balance.
 int64_t column_block(int64_t rows, int64_t k, int64_t n, ElementType type, int64_t tile, int threads) {
   if (threads == 1) return std::max<int64_t>(n, 1);
-  const double bytes_per_row = static_cast<double>(k * element_bytes(type));
+  const double bytes_per_row = static_cast<double>(row_bytes(type, k));
   const double flops_per_row = 2.0 * static_cast<double>(k) * static_cast<double>(rows);
   // About 16 bytes a nanosecond against 50 flops a nanosecond.
   const double nanoseconds = std::max(bytes_per_row / 8.0, flops_per_row / 50.0);
@@ -43,7 +43,7 @@ LinearBlock block_of(const float* x, int64_t x_stride, int64_t rows, int64_t k, 
   block.x_stride = x_stride;
   block.rows = rows;
   block.k = k;
-  block.weight = static_cast<const char*>(part.weight) + column * k * element_bytes(part.type);
+  block.weight = static_cast<const char*>(part.weight) + column * row_bytes(part.type, k);
   block.type = part.type;
   block.n = columns;
   block.bias = part.bias != nullptr ? part.bias + column : nullptr;

@@ -4,8 +4,17 @@
 template <ElementType E>
 static void to_float_typed(const void* in, int64_t n, float* out) {
   int64_t i = 0;
-  for (; i + Simd::W <= n; i += Simd::W) Simd::store(out + i, Simd::load_as<E>(in, i));
-  if (i < n) Simd::store_n(out + i, Simd::load_as_n<E>(in, i, n - i), n - i);
+  if constexpr (is_block_type(E)) {
+    for (const auto* block = static_cast<const uint8_t*>(in); i < n; i += kQuantBlock, block += block_bytes(E)) {
+      Simd::V values[kQuantBlock / Simd::W];
+      Simd::load_block<E>(block, values);
+      for (int p = 0; p < kQuantBlock / Simd::W; ++p) Simd::store(out + i + p * Simd::W, values[p]);
+    }
+    return;
+  } else {
+    for (; i + Simd::W <= n; i += Simd::W) Simd::store(out + i, Simd::load_as<E>(in, i));
+    if (i < n) Simd::store_n(out + i, Simd::load_as_n<E>(in, i, n - i), n - i);
+  }
 }
 
 static void to_float(const void* in, ElementType type, int64_t n, float* out) {
@@ -16,6 +25,12 @@ static void to_float(const void* in, ElementType type, int64_t n, float* out) {
       return to_float_typed<ElementType::kBFloat16>(in, n, out);
     case ElementType::kFloat16:
       return to_float_typed<ElementType::kFloat16>(in, n, out);
+    case ElementType::kQ8_0:
+      return to_float_typed<ElementType::kQ8_0>(in, n, out);
+    case ElementType::kQ4_0:
+      return to_float_typed<ElementType::kQ4_0>(in, n, out);
+    case ElementType::kQ4_1:
+      return to_float_typed<ElementType::kQ4_1>(in, n, out);
   }
 }
 
@@ -81,7 +96,7 @@ static void rms_norm(const float* delta, const float* residual, float* sum, cons
       return rms_norm_typed<ElementType::kFloat32>(h, weight, eps, n, out);
     case ElementType::kBFloat16:
       return rms_norm_typed<ElementType::kBFloat16>(h, weight, eps, n, out);
-    case ElementType::kFloat16:
+    default:  // norms have float weights
       return rms_norm_typed<ElementType::kFloat16>(h, weight, eps, n, out);
   }
 }
@@ -120,7 +135,7 @@ static void layer_norm(const float* delta, const float* residual, float* sum, co
       return layer_norm_typed<ElementType::kFloat32>(h, weight, bias, eps, n, out);
     case ElementType::kBFloat16:
       return layer_norm_typed<ElementType::kBFloat16>(h, weight, bias, eps, n, out);
-    case ElementType::kFloat16:
+    default:
       return layer_norm_typed<ElementType::kFloat16>(h, weight, bias, eps, n, out);
   }
 }

@@ -82,6 +82,42 @@ struct Simd {
       return widen<E>(_mm_load_si128(reinterpret_cast<const __m128i*>(h)));
     }
   }
+  // Keeps a product from being fused with the sum that follows: dequantised values are two roundings.
+  static V rounded(V v) {
+    __asm__("" : "+x"(v));
+    return v;
+  }
+  static V block_factor(const uint8_t* p) {
+    uint16_t half;
+    std::memcpy(&half, p, 2);
+    return _mm256_set1_ps(_cvtsh_ss(half));
+  }
+  // The 32 weights of a block, in order.
+  template <ElementType E>
+  static void load_block(const uint8_t* p, V* out) {
+    const V d = block_factor(p);
+    if constexpr (E == ElementType::kQ8_0) {
+      for (int i = 0; i < 4; ++i) {
+        const __m128i q = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 2 + 8 * i));
+        out[i] = mul(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)));
+      }
+    } else {
+      const uint8_t* q = p + (E == ElementType::kQ4_0 ? 2 : 4);
+      for (int i = 0; i < 2; ++i) {
+        const __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(q + 8 * i)));
+        const __m256i low = _mm256_and_si256(wide, _mm256_set1_epi32(15));
+        const __m256i high = _mm256_srli_epi32(wide, 4);
+        if constexpr (E == ElementType::kQ4_0) {
+          out[i] = mul(d, _mm256_cvtepi32_ps(_mm256_sub_epi32(low, _mm256_set1_epi32(8))));
+          out[2 + i] = mul(d, _mm256_cvtepi32_ps(_mm256_sub_epi32(high, _mm256_set1_epi32(8))));
+        } else {
+          const V m = block_factor(p + 2);
+          out[i] = add(rounded(mul(d, _mm256_cvtepi32_ps(low))), m);
+          out[2 + i] = add(rounded(mul(d, _mm256_cvtepi32_ps(high))), m);
+        }
+      }
+    }
+  }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 };
 

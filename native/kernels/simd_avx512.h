@@ -106,6 +106,40 @@ struct Simd {
       return widen<E>(_mm256_maskz_loadu_epi16(lanes(n), static_cast<const uint16_t*>(p) + i));
     }
   }
+  // Keeps a product from being fused with the sum that follows: dequantised values are two roundings.
+  static V rounded(V v) {
+    __asm__("" : "+v"(v));
+    return v;
+  }
+  static V block_factor(const uint8_t* p) {
+    uint16_t half;
+    std::memcpy(&half, p, 2);
+    return _mm512_set1_ps(_cvtsh_ss(half));
+  }
+  // The 32 weights of a block, in order.
+  template <ElementType E>
+  static void load_block(const uint8_t* p, V* out) {
+    const V d = block_factor(p);
+    if constexpr (E == ElementType::kQ8_0) {
+      for (int i = 0; i < 2; ++i) {
+        const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 2 + 16 * i));
+        out[i] = mul(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)));
+      }
+    } else {
+      const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + (E == ElementType::kQ4_0 ? 2 : 4)));
+      const __m512i wide = _mm512_cvtepu8_epi32(q);
+      __m512i low = _mm512_and_si512(wide, _mm512_set1_epi32(15));
+      __m512i high = _mm512_srli_epi32(wide, 4);
+      if constexpr (E == ElementType::kQ4_0) {
+        out[0] = mul(d, _mm512_cvtepi32_ps(_mm512_sub_epi32(low, _mm512_set1_epi32(8))));
+        out[1] = mul(d, _mm512_cvtepi32_ps(_mm512_sub_epi32(high, _mm512_set1_epi32(8))));
+      } else {
+        const V m = block_factor(p + 2);
+        out[0] = add(rounded(mul(d, _mm512_cvtepi32_ps(low))), m);
+        out[1] = add(rounded(mul(d, _mm512_cvtepi32_ps(high))), m);
+      }
+    }
+  }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 };
 

@@ -60,7 +60,7 @@ struct Simd {
   template <ElementType E>
   static V load_as(const void* p, int64_t i) {
     if constexpr (E == ElementType::kFloat32) return load(static_cast<const float*>(p) + i);
-    V v;
+    V v = zero();
     const uint16_t* h = static_cast<const uint16_t*>(p) + i;
     for (int j = 0; j < W; ++j) v[j] = E == ElementType::kBFloat16 ? bfloat16_to_float(h[j]) : float16_to_float(h[j]);
     return v;
@@ -71,6 +71,32 @@ struct Simd {
     uint16_t h[W] = {};
     std::memcpy(h, static_cast<const uint16_t*>(p) + i, static_cast<size_t>(n) * 2);
     return load_as<E>(h, 0);
+  }
+  // The 32 weights of a block, in order.
+  template <ElementType E>
+  static void load_block(const uint8_t* p, V* out) {
+    float values[kQuantBlock];
+    uint16_t half;
+    std::memcpy(&half, p, 2);
+    const float d = float16_to_float(half);
+    if constexpr (E == ElementType::kQ8_0) {
+      for (int i = 0; i < 32; ++i) values[i] = d * static_cast<float>(static_cast<int8_t>(p[2 + i]));
+    } else {
+      std::memcpy(&half, p + 2, 2);
+      const float m = float16_to_float(half);
+      const uint8_t* q = p + (E == ElementType::kQ4_0 ? 2 : 4);
+      for (int i = 0; i < 32; ++i) {
+        const int n = i < 16 ? q[i] & 15 : q[i - 16] >> 4;
+        if constexpr (E == ElementType::kQ4_0) {
+          values[i] = d * static_cast<float>(n - 8);
+        } else {
+          // volatile: the product is rounded before the sum, also where the compiler could fuse them.
+          volatile float product = d * static_cast<float>(n);
+          values[i] = product + m;
+        }
+      }
+    }
+    for (int i = 0; i < 32 / W; ++i) out[i] = load(values + i * W);
   }
   static void prefetch(const void* p) { __builtin_prefetch(p); }
 };

@@ -39,6 +39,13 @@ struct RopeSpec {
   float attention_factor = 1.0f;           // multiplies cos and sin (yarn)
 };
 
+// Matrices may be block-quantised as in GGUF: [N, units] rows of whole blocks of 32 weights. A tensor has
+// no dtype for that, so an integer dtype stands for each block type (the unit in which a row is counted):
+// int8 = Q8_0 (34 bytes a block), uint8 = Q4_0 (18 bytes), int16 = Q4_1 (10 units). CPU only.
+constexpr at::ScalarType kQ8_0Tag = at::kChar;
+constexpr at::ScalarType kQ4_0Tag = at::kByte;
+constexpr at::ScalarType kQ4_1Tag = at::kShort;
+
 // What one layer's attention does; fixed for the life of the model.
 struct AttentionSpec {
   int64_t heads = 0;
@@ -84,7 +91,7 @@ class Backend {
   virtual std::tuple<at::Tensor, at::Tensor> add_layer_norm(const at::Tensor& delta, const at::Tensor& residual,
                                                             const at::Tensor& weight, const OptionalTensor& bias,
                                                             double eps) = 0;
-  // x [T, K], weight [N, K] (float32, bfloat16, float16) -> [T, N].
+  // x [T, K], weight [N, K] (float32, bfloat16, float16, or blocks) -> [T, N].
   virtual at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& bias) = 0;
   // Three projections of the same input, results side by side: [T, Nq + Nk + Nv].
   virtual at::Tensor linear3(const at::Tensor& x, const at::Tensor& wq, const at::Tensor& wk, const at::Tensor& wv,

@@ -66,12 +66,34 @@ struct HeldPart {
   LinearPart part;
 };
 
-HeldPart linear_part(const at::Tensor& weight, const OptionalTensor& bias, int64_t k, const char* what) {
+// The type of a matrix whose rows are float elements or blocks (see backend.h), and its width.
+ElementType matrix_type(const at::Tensor& weight, const char* what, int64_t* width) {
   check_cpu(weight, what);
-  TORCH_CHECK(weight.dim() == 2 && weight.size(1) == k, "chatspace: ", what, " must be [out, ", k, "], got ",
-              weight.sizes());
+  TORCH_CHECK(weight.dim() == 2, "chatspace: ", what, " must have two dimensions, got ", weight.sizes());
+  ElementType type = ElementType::kFloat32;
+  if (element_type(weight, &type)) {
+    *width = weight.size(1);
+    return type;
+  }
+  switch (weight.scalar_type()) {
+    case kQ8_0Tag: type = ElementType::kQ8_0; break;
+    case kQ4_0Tag: type = ElementType::kQ4_0; break;
+    case kQ4_1Tag: type = ElementType::kQ4_1; break;
+    default: TORCH_CHECK(false, "chatspace: ", what, " has no known element type: ", weight.scalar_type());
+  }
+  const int64_t bytes = weight.size(1) * static_cast<int64_t>(weight.element_size());
+  TORCH_CHECK(bytes % block_bytes(type) == 0, "chatspace: a row of ", what, " is ", bytes, " bytes, no whole blocks of ",
+              block_bytes(type));
+  *width = bytes / block_bytes(type) * kQuantBlock;
+  return type;
+}
+
+HeldPart linear_part(const at::Tensor& weight, const OptionalTensor& bias, int64_t k, const char* what) {
+  int64_t width = 0;
+  const ElementType type = matrix_type(weight, what, &width);
+  TORCH_CHECK(width == k, "chatspace: ", what, " must be [out, ", k, "], got ", weight.sizes(), " of width ", width);
   HeldPart held{weight.contiguous(), float_vector(bias, weight.size(0), "bias"), {}};
-  held.part.type = element_type_of(weight, what);
+  held.part.type = type;
   held.part.weight = held.weight.const_data_ptr();
   held.part.n = weight.size(0);
   held.part.bias = pointer(held.bias);
@@ -121,13 +143,12 @@ class CpuBackend final : public Backend {
 
   at::Tensor embed(const at::Tensor& tokens, const at::Tensor& weight) override {
     check_cpu(tokens, "tokens");
-    check_cpu(weight, "the embedding table");
     TORCH_CHECK(tokens.dim() == 1 && tokens.scalar_type() == at::kLong, "chatspace: tokens must be [T] int64");
-    TORCH_CHECK(weight.dim() == 2, "chatspace: the embedding table must be [vocabulary, width], got ", weight.sizes());
+    int64_t width = 0;
+    const ElementType type = matrix_type(weight, "the embedding table", &width);
     const at::Tensor ids = tokens.contiguous();
     const at::Tensor table = weight.contiguous();
-    const ElementType type = element_type_of(table, "the embedding table");
-    const int64_t vocabulary = table.size(0), width = table.size(1);
+    const int64_t vocabulary = table.size(0);
     const int64_t* id = ids.const_data_ptr<int64_t>();
     for (int64_t i = 0; i < ids.numel(); ++i) {
       TORCH_CHECK_INDEX(id[i] >= 0 && id[i] < vocabulary, "chatspace: token ", id[i], " of row ", i,
@@ -138,7 +159,7 @@ class CpuBackend final : public Backend {
     const char* from = static_cast<const char*>(table.const_data_ptr());
     const CpuKernels& kernels = cpu_kernels();
     for_row_chunks(ids.numel(), width, [&](int64_t row) {
-      kernels.to_float(from + id[row] * width * element_bytes(type), type, width, to + row * width);
+      kernels.to_float(from + id[row] * row_bytes(type, width), type, width, to + row * width);
     });
     return out;
   }

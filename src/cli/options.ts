@@ -14,6 +14,7 @@ export interface ModelFlags {
   model: string;
   device?: string;
   dtype?: LoadOptions["dtype"];
+  quantize?: LoadOptions["quantize"];
   threads?: number;
   layers?: string;
   tokenizer?: string;
@@ -57,6 +58,15 @@ export function addModelOptions(command: Command): Command {
         "float32",
         "bfloat16",
         "float16",
+      ]),
+    )
+    .addOption(
+      new Option("--quantize <how>", "matrices on the CPU: as stored (auto), none, int8, int4").choices([
+        "auto",
+        "none",
+        "stored",
+        "int8",
+        "int4",
       ]),
     )
     .option("--threads <n>", "threads (default: the cores this process may use)", positiveInteger)
@@ -105,6 +115,7 @@ export async function loadModel(flags: ModelFlags, signal: AbortSignal): Promise
       ...defined({
         device: flags.device,
         dtype: flags.dtype,
+        quantize: flags.quantize,
         threads: flags.threads,
         layers: flags.layers,
         tokenizer: flags.tokenizer,

@@ -2,7 +2,7 @@
 // Options of SteerModel.load: checks and defaults.
 
 import { misuse } from "../errors.ts";
-import type { NativeAddon, NativeDtype, NativeLoadOptions } from "../native/contract.ts";
+import type { NativeAddon, NativeDtype, NativeLoadOptions, NativeQuantize } from "../native/contract.ts";
 import {
   checkBoolean,
   checkKeys,
@@ -19,6 +19,12 @@ export interface LoadOptions {
   device?: string;
   /** Dtype of weights and KV cache; "auto" (default) keeps what the archive holds. */
   dtype?: NativeDtype | "auto";
+  /**
+   * Weight-only quantisation of our own archives on the CPU. "stored" keeps the 8- and 4-bit blocks of a
+   * GGUF source as they are: the same logits as float32, bit for bit, at their size and speed. "int8" and
+   * "int4" quantise at load. Default "auto": "stored" when dtype is "auto" and the device is the CPU.
+   */
+  quantize?: NativeQuantize | "auto";
   /** Threads of this model's pool. Default: the cores this process may use. */
   threads?: number;
   /** Module path of the numbered layer list of a stranger's archive. Default: the longest one. */
@@ -40,7 +46,10 @@ export interface LoadOptions {
 }
 
 export interface CompiledLoad {
-  native: Omit<NativeLoadOptions, "path" | "device"> & { device: string | undefined };
+  native: Omit<NativeLoadOptions, "path" | "device" | "quantize"> & {
+    device: string | undefined;
+    quantize: NativeQuantize | "auto";
+  };
   tokenizer: string | undefined;
   strictVectors: boolean;
   signal: AbortSignal | undefined;
@@ -50,6 +59,7 @@ export interface CompiledLoad {
 const KEYS = [
   "device",
   "dtype",
+  "quantize",
   "threads",
   "layers",
   "tokenizer",
@@ -61,6 +71,7 @@ const KEYS = [
   "onProgress",
 ] as const;
 
+const QUANTIZE = ["auto", "none", "stored", "int8", "int4"] as const;
 const DTYPES = ["auto", "float32", "bfloat16", "float16"] as const;
 
 /** @throws TypeError / RangeError naming the option; signal.reason when it has fired. */
@@ -83,6 +94,7 @@ export function compileLoad(given: unknown): CompiledLoad {
     native: {
       device: options.device === undefined ? undefined : checkDevice(options.device),
       dtype: options.dtype === undefined ? "auto" : checkOneOf("dtype", options.dtype, DTYPES),
+      quantize: options.quantize === undefined ? "auto" : checkOneOf("quantize", options.quantize, QUANTIZE),
       threads: integer("threads", usableCores(), 1, 1024),
       layersPath: options.layers === undefined ? null : checkString("layers", options.layers),
       cacheBytes: integer("cacheBytes", 0, 0, Number.MAX_SAFE_INTEGER),
@@ -95,6 +107,12 @@ export function compileLoad(given: unknown): CompiledLoad {
     signal,
     onProgress,
   };
+}
+
+/** What "auto" stands for on this device. */
+export function resolveQuantize(native: CompiledLoad["native"], device: string): NativeQuantize {
+  if (native.quantize !== "auto") return native.quantize;
+  return native.dtype === "auto" && device === "cpu" ? "stored" : "none";
 }
 
 /** The first CUDA device if the addon sees one, else the CPU. */

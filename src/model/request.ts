@@ -25,6 +25,11 @@ export interface RunOptions {
   signal?: AbortSignal;
   /** Add the beginning-of-sequence token to texts. Default true; false for conversations. */
   addSpecialTokens?: boolean;
+  /**
+   * Take the longest prefix of the prompt from the cache on which this program acts in the same way
+   * (default true). The answer is the same, on the CPU bit for bit; false computes every row.
+   */
+  reusePrefix?: boolean;
 }
 
 export interface GenerateOptions extends SamplingOptions, RunOptions {
@@ -57,7 +62,7 @@ export interface CompiledRequest {
   signal: AbortSignal | undefined;
 }
 
-const RUN_KEYS = ["steering", "signal", "addSpecialTokens"] as const;
+const RUN_KEYS = ["steering", "signal", "addSpecialTokens", "reusePrefix"] as const;
 export const GENERATE_KEYS = [...SAMPLING_KEYS, ...RUN_KEYS, "capture"] as const;
 export const FORWARD_KEYS = [...RUN_KEYS, "capture", "logits"] as const;
 export const SCORE_KEYS = RUN_KEYS;
@@ -131,6 +136,7 @@ function compile(
       sampling: sampling?.sampling ?? promptOnlySampling(),
       logprobs: sampling?.logprobs ?? -1,
       promptLogprobs: false,
+      reuse: options.reusePrefix === undefined ? true : checkBoolean("reusePrefix", options.reusePrefix),
       logits: "none",
       program: program.operations,
       captures: compileCaptures(options.capture, model, promptLength),

@@ -12,6 +12,8 @@ export interface AppliedOperation {
   op: NativeOperation["op"];
   /** Rows (token positions) the operation was applied to. */
   rows: number;
+  /** Rows more that it had acted on when their prefix was cached; computed by an earlier equal request. */
+  reusedRows: number;
   /** Mean over those rows of |h' - h|; 0 when no row was touched. */
   meanChangeNorm: number;
 }
@@ -104,7 +106,8 @@ export function appliedSteering(program: CompiledProgram, done: NativeDoneEvent)
   const warnings = [...program.warnings];
   const steering = program.operations.map((operation, index) => {
     const rows = done.touched[index] ?? 0;
-    if (rows === 0) {
+    const reusedRows = done.reused[index] ?? 0;
+    if (rows + reusedRows === 0) {
       const why = changesNothing(operation) ? "it changes nothing as given" : "its scope selected nothing";
       warnings.push(
         `steering[${program.sources[index]}] (${operation.op} at ${operation.site}) touched no row: ${why}`,
@@ -115,6 +118,7 @@ export function appliedSteering(program: CompiledProgram, done: NativeDoneEvent)
       site: operation.site,
       op: operation.op,
       rows,
+      reusedRows,
       meanChangeNorm: rows === 0 ? 0 : (done.changeNorms[index] ?? 0) / rows,
     };
   });

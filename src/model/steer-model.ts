@@ -12,7 +12,7 @@ import { type ChatOptions, openChat, prepareChat } from "./chat.ts";
 import { type ChatResponse, chatResponse } from "./chat-response.ts";
 import type { ChatMessage } from "./chat-template.ts";
 import { generate, streamGeneration, type TextStream, textStream } from "./generation.ts";
-import { compileLoad, defaultDevice, type LoadOptions } from "./load-options.ts";
+import { compileLoad, defaultDevice, type LoadOptions, resolveQuantize } from "./load-options.ts";
 import { archiveTokenizer, giveTokenBytes, loadTokenizer } from "./load-tokenizer.ts";
 import { endOfSequenceIds, type ModelInfo, modelInfo } from "./model-info.ts";
 import { forwardPass, scorePass } from "./passes.ts";
@@ -108,7 +108,8 @@ export class SteerModel {
     });
     const given = load.tokenizer === undefined ? undefined : await loadTokenizer(load.tokenizer);
     const device = load.native.device ?? defaultDevice(addon);
-    const native = await addon.load({ ...load.native, device, path }).catch((error: unknown) => {
+    const quantize = resolveQuantize(load.native, device);
+    const native = await addon.load({ ...load.native, device, quantize, path }).catch((error: unknown) => {
       throw translateNativeError(error);
     });
     try {

@@ -6,6 +6,8 @@
 /** Dtype of weights and KV cache. Activations, residual stream and steering are float32 on the CPU. */
 export type NativeDtype = "float32" | "bfloat16" | "float16";
 
+export type NativeQuantize = "none" | "stored" | "int8" | "int4";
+
 export interface NativeLoadOptions {
   /** Path of a TorchScript archive (our own or a stranger's). */
   path: string;
@@ -13,6 +15,12 @@ export interface NativeLoadOptions {
   device: string;
   /** "auto" keeps what the archive holds (quantised source weights become float32). */
   dtype: NativeDtype | "auto";
+  /**
+   * Matrices of our own archives on the CPU: "none" = dequantised to dtype; "stored" = Q8_0, Q4_0 and
+   * Q4_1 stay as they are (products are bit-equal to those of the float32 copy); "int8" = Q8_0;
+   * "int4" = Q4_1, embedding table and head Q8_0.
+   */
+  quantize: NativeQuantize;
   /** Threads of the model's pool, 1 or more. */
   threads: number;
   /** Module path of the numbered layer list in a stranger's archive; null = the longest one. */
@@ -37,6 +45,7 @@ export interface NativeModelInfo {
   contextLength: number;
   device: string;
   dtype: NativeDtype;
+  quantize: NativeQuantize;
   threads: number;
   /** How a layer returns its state; found in the metadata or by a probe, never guessed. */
   layerOutput: "delta-residual" | "hidden";
@@ -124,6 +133,8 @@ export interface NativeRequest {
   /** -1 = none, 0 = of the chosen token, k = and the k best. Of the distribution before temperature. */
   logprobs: number;
   promptLogprobs: boolean;
+  /** May take a prefix of the prompt from the cache where this program acts on it in the same way. */
+  reuse: boolean;
   /** Raw logits of prompt rows: [1, vocab] for "last", [tokens, vocab] for "all". */
   logits: "none" | "last" | "all";
   program: NativeOperation[];
@@ -165,6 +176,8 @@ export interface NativeDoneEvent {
   /** Per operation of the program, in its order: rows touched and sum over rows of |h' - h|. */
   touched: Float64Array;
   changeNorms: Float64Array;
+  /** Per operation: rows it acted on whose keys and values came from the prefix cache. */
+  reused: Float64Array;
   promptTokens: number;
   /** Prompt tokens taken from the prefix cache. */
   cachedTokens: number;
@@ -190,6 +203,8 @@ export interface NativeStats {
   steps: number;
   promptTokens: number;
   generatedTokens: number;
+  /** Prompt tokens taken from the prefix cache. */
+  cachedTokens: number;
   cacheBlocks: number;
   cacheBlocksUsed: number;
   weightBytes: number;
