@@ -6,9 +6,9 @@ import { lengthName } from "./prepare.ts";
 import type { Report, ReportCell } from "./report.ts";
 
 const COLOURS = ["#2f6fb5", "#c8553d", "#3f8f5b", "#8a5fb0", "#b5892f", "#4a9aa5", "#a5486f", "#6b6b6b"];
-const WIDTH = 640;
-const HEIGHT = 300;
-const EDGE = { left: 44, right: 16, top: 14, bottom: 34 };
+const WIDTH = 440;
+const HEIGHT = 230;
+const EDGE = { left: 38, right: 16, top: 12, bottom: 30 };
 
 export interface PageOptions {
   readonly title?: string;

@@ -103,7 +103,9 @@ async function readRecord(folder: string): Promise<RunRecord | undefined> {
 }
 
 /** The report of some runs. A label and a length together name one run. */
-export function buildReport(runs: readonly ReportRun[]): Report {
+export function buildReport(given: readonly ReportRun[]): Report {
+  // Unsteered runs first: the others are read against them.
+  const runs = [...given].sort((a, b) => Number(a.steered) - Number(b.steered) || a.length - b.length);
   const labels = [...new Set(runs.map((r) => r.label))];
   const lengths = [...new Set(runs.map((r) => r.length))].sort((a, b) => a - b);
   const has = (task: string) => runs.some((r) => r.scores.some((s) => s.task === task));
@@ -146,7 +148,8 @@ function differencesOf(runs: readonly ReportRun[]): ReportDifference[] {
           interval: bootstrapDifference(points(a), points(b)),
         });
       }
-  return differences;
+  const order = SCORED_TASKS.map((t) => t.name);
+  return differences.sort((a, b) => a.length - b.length || order.indexOf(a.task) - order.indexOf(b.task));
 }
 
 /** Pairs need the same samples in the same order. */
