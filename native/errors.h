@@ -24,6 +24,15 @@ class Error : public std::runtime_error {
   Details details_;
 };
 
+// What an error of the TorchScript interpreter comes down to: its message is a traceback of the archive's
+// code whose last line says what happened.
+inline std::string brief(std::string message) {
+  while (!message.empty() && (message.back() == '\n' || message.back() == ' ')) message.pop_back();
+  if (message.find("Traceback of TorchScript") == std::string::npos) return message;
+  const size_t last = message.rfind('\n');
+  return last == std::string::npos ? message : message.substr(last + 1);
+}
+
 // Text of any streamable values, for messages.
 template <typename... Args>
 std::string text(const Args&... args) {

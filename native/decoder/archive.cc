@@ -2,6 +2,7 @@
 #include "decoder/archive.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "decoder/zip_directory.h"
 #include "decoder/sha256.h"
@@ -55,16 +56,23 @@ Archive open_archive(const std::string& path) {
                            "torch.export cannot be run here: export the model with ", kExporter),
                 {{"path", path}});
   }
+  // Code and pickles; tensors are read by the gigabyte, and a wrong bit in one harms no process.
+  std::vector<ZipEntry> checked;
+  std::copy_if(entries.begin(), entries.end(), std::back_inserter(checked), [](const ZipEntry& entry) {
+    const std::string name = below_top(entry.name);
+    return !name.starts_with("data/") && !name.starts_with("constants/");
+  });
+  verify_checksums(path, checked);
   archive.weight_hash = hash_of(entries);
   jit::ExtraFilesMap extra;
   for (const auto& [name, bytes] : archive.extra_files) extra[name] = bytes;
   try {
     archive.module = jit::load(path, at::kCPU, extra);
   } catch (const c10::Error& error) {
-    throw Error("ERR_ARCHIVE_LOAD", text(path, " cannot be loaded: ", error.what_without_backtrace()),
+    throw Error("ERR_ARCHIVE_LOAD", text(path, " cannot be loaded: ", brief(error.what_without_backtrace())),
                 {{"path", path}});
   } catch (const std::exception& error) {
-    throw Error("ERR_ARCHIVE_LOAD", text(path, " cannot be loaded: ", error.what()), {{"path", path}});
+    throw Error("ERR_ARCHIVE_LOAD", text(path, " cannot be loaded: ", brief(error.what())), {{"path", path}});
   }
   for (auto& [name, bytes] : extra) archive.extra_files[name] = std::move(bytes);
   archive.module.eval();
@@ -81,19 +89,35 @@ jit::Module submodule(const jit::Module& root, const std::string& path) {
   return module;
 }
 
+namespace {
+
+// Number of children when they are named 0, 1, 2, ... and of one class, else 0.
+int64_t list_length(const jit::Module& module) {
+  int64_t count = 0;
+  std::string kind;
+  for (const auto& child : module.named_children()) {
+    const std::string name = child.value.type()->name()->name();
+    if (child.name != std::to_string(count) || (count > 0 && name != kind)) return 0;
+    kind = name;
+    ++count;
+  }
+  return count;
+}
+
+}  // namespace
+
 std::pair<std::string, int64_t> find_layers(const jit::Module& root) {
+  // Lists inside a layer (experts, a Sequential) may be longer than the list of layers, so a list that
+  // lies in another one does not count. Parents come before their children here.
+  std::vector<std::string> lists;
   std::pair<std::string, int64_t> best{"", 0};
   for (const auto& named : root.named_modules()) {
-    int64_t count = 0;
-    for (const auto& child : named.value.named_children()) {
-      if (child.name != std::to_string(count)) {
-        count = 0;
-        break;
-      }
-      ++count;
-    }
-    // Only a list of modules that run: a ParameterList or a nested Sequential of one class would do, an
-    // empty container would not.
+    const int64_t count = list_length(named.value);
+    const bool inside = std::any_of(lists.begin(), lists.end(), [&](const std::string& list) {
+      return named.name.starts_with(list + ".");
+    });
+    if (count == 0 || inside || named.name.empty()) continue;
+    lists.push_back(named.name);
     if (count > best.second) best = {named.name, count};
   }
   return best;

@@ -24,7 +24,8 @@ Archive open_archive(const std::string& path);
 // "a.b.c" -> the submodule; throws when there is none.
 torch::jit::Module submodule(const torch::jit::Module& root, const std::string& path);
 
-// The longest list of submodules named 0, 1, 2, ...: path -> count. "" when there is none.
+// The longest list of submodules of one class named 0, 1, 2, ... that lies in no other: path -> count.
+// "" when there is none.
 std::pair<std::string, int64_t> find_layers(const torch::jit::Module& root);
 
 std::vector<std::pair<std::string, std::string>> module_tree(const torch::jit::Module& root);

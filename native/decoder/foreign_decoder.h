@@ -18,7 +18,9 @@ struct ForeignInputs {
   int64_t tokens = -1;
   int64_t mask = -1;
   int64_t positions = -1;
+  int64_t cache_positions = -1;  // positions as one row, [tokens]
   int64_t past = -1;
+  int64_t use_cache = -1;
   int64_t count = 0;
 };
 
@@ -40,11 +42,18 @@ class ForeignDecoder : public Decoder {
   };
   void find_inputs(const std::string& path);
   void find_layers_path(const LoadOptions& options);
-  // Runs an instance of the archive with observers and learns each site's output form.
+  // Runs a copy of the module (its tensors shared) with observers and learns each site's output form.
   void probe(const std::string& path);
+  // The same prefix must give the same logits at another length, and in parts when there is a past.
+  void check_lengths(torch::jit::Module& module, const at::Tensor& whole, const std::string& path);
   void install_sites();
+  // Moves a part of each delta into its residual: a true pair does not notice, and anything else does.
+  void check_pairs(const std::string& path);
+  void drop_past();
   Outputs run(torch::jit::Module& module, const std::vector<int64_t>& tokens, int64_t first_position,
               const c10::IValue& past);
+  Outputs probe_run(torch::jit::Module& module, const std::vector<int64_t>& tokens, int64_t first_position,
+                    const c10::IValue& past, const std::string& path);
   c10::IValue empty_past() const;
 
   torch::jit::Module module_;

@@ -23,7 +23,8 @@ bool is_sum(const at::Tensor& a, const at::Tensor& b, const at::Tensor& sum) {
 }
 
 bool holds_rows(const at::Tensor& tensor, int64_t rows) {
-  return tensor.defined() && tensor.is_floating_point() && tensor.dim() >= 2 && tensor.size(-1) > 0 &&
+  // Four dimensions are keys, values or attention weights, even where their heads are one.
+  return tensor.defined() && tensor.is_floating_point() && tensor.dim() >= 2 && tensor.dim() <= 3 && tensor.size(-1) > 0 &&
          tensor.size(-2) == rows && tensor.numel() == rows * tensor.size(-1);
 }
 
@@ -63,29 +64,49 @@ bool SiteProbe::reached(const std::string& path) const {
   return observed != nullptr && observed->hook->calls > 0;
 }
 
+void SiteProbe::stop() {
+  for (const Observed& observed : observed_) observed.hook->observing = false;
+}
+
+const SiteProbe::Observed* SiteProbe::after_layers(const std::string& layers_path) const {
+  const auto found = std::find_if(observed_.begin(), observed_.end(), [&](const Observed& o) {
+    return o.hook->calls == 1 && canonical_name(o.path, layers_path) == "final";
+  });
+  return found == observed_.end() ? nullptr : &*found;
+}
+
 bool SiteProbe::learn_layer(const Observed& layer, const Observed& next, LearnedSite& out) const {
   const auto& outputs = layer.hook->outputs;
   const auto& inputs = next.hook->inputs;
   const auto element = [&](size_t k) { return layer.elements.empty() ? 0 : layer.elements[k]; };
-  const auto received = [&](const at::Tensor& tensor) {
-    return std::any_of(inputs.begin(), inputs.end(), [&](const at::Tensor& in) { return same(in, tensor); });
+  const auto among = [](const std::vector<at::Tensor>& tensors, const at::Tensor& wanted) {
+    return std::any_of(tensors.begin(), tensors.end(), [&](const at::Tensor& each) { return same(each, wanted); });
   };
-  for (size_t a = 0; a < outputs.size(); ++a) {
-    for (size_t b = a + 1; b < outputs.size(); ++b) {
-      const bool both = outputs[a].sizes() == outputs[b].sizes() && received(outputs[a]) && received(outputs[b]) &&
-                        !same(outputs[a], outputs[b]);
-      const bool summed = std::any_of(inputs.begin(), inputs.end(),
-                                      [&](const at::Tensor& in) { return is_sum(outputs[a], outputs[b], in); });
+  // What a layer only hands on (a position bias, the embedding kept for later layers) is not its state.
+  std::vector<size_t> states;
+  for (size_t k = 0; k < outputs.size(); ++k) {
+    const int64_t rows = outputs[k].dim() >= 2 ? outputs[k].size(-2) : 0;
+    if (!holds_rows(outputs[k], rows)) continue;
+    if (outputs.size() == 1 || !among(layer.hook->inputs, outputs[k])) states.push_back(k);
+  }
+  for (size_t i = 0; i < states.size(); ++i) {
+    for (size_t j = i + 1; j < states.size(); ++j) {
+      const at::Tensor& a = outputs[states[i]];
+      const at::Tensor& b = outputs[states[j]];
+      const bool both = a.sizes() == b.sizes() && among(inputs, a) && among(inputs, b) && !same(a, b);
+      const bool summed =
+          std::any_of(inputs.begin(), inputs.end(), [&](const at::Tensor& in) { return is_sum(a, b, in); });
       if (!both && !summed) continue;
-      out.form = {OutputForm::Kind::kPair, element(a), element(b)};
-      out.width = outputs[a].size(-1);
+      out.form = {OutputForm::Kind::kPair, element(states[i]), element(states[j])};
+      out.width = a.size(-1);
+      out.magnitude = std::max(a.abs().max().item<double>(), b.abs().max().item<double>());
       return true;
     }
   }
-  for (size_t a = 0; a < outputs.size(); ++a) {
-    if (!received(outputs[a])) continue;
-    out.form = {layer.elements.empty() ? OutputForm::Kind::kTensor : OutputForm::Kind::kElement, element(a), 0};
-    out.width = outputs[a].size(-1);
+  for (size_t k : states) {
+    if (!among(inputs, outputs[k])) continue;
+    out.form = {layer.elements.empty() ? OutputForm::Kind::kTensor : OutputForm::Kind::kElement, element(k), 0};
+    out.width = outputs[k].size(-1);
     return true;
   }
   return false;
@@ -96,24 +117,31 @@ std::vector<LearnedSite> SiteProbe::learn(const std::string& layers_path, int64_
   std::vector<LearnedSite> sites;
   LearnedSite convention;
   for (int64_t i = 0; i < layers; ++i) {
+    const bool last = i + 1 == layers;
     const Observed* layer = find(text(layers_path, ".", i));
-    const Observed* next = find(text(layers_path, ".", i + 1));
+    const Observed* next = last ? after_layers(layers_path) : find(text(layers_path, ".", i + 1));
     if (layer == nullptr || layer->hook->outputs.empty()) {
-      throw Error("ERR_LAYER_OUTPUT", text(archive, ": layer ", i, " returns no tensor"));
+      throw Error("ERR_LAYER_OUTPUT", text(archive, ": layer ", i, " returns no tensor"), {{"path", archive}});
     }
-    LearnedSite site{layer->path, layer->hook->outputs[0].size(-1), {}};
-    if (next != nullptr && !next->hook->inputs.empty()) {
-      if (!learn_layer(*layer, *next, site)) {
-        throw Error("ERR_LAYER_OUTPUT", text(archive, ": none of what layer ", i, " returns, alone or summed, is what "
-                                                      "layer ", i + 1, " receives"));
-      }
-      convention = site;
-    } else if (!convention.path.empty()) {
-      site.form = convention.form;  // the last layer returns as the ones before it
-      site.width = convention.width;
-    } else if (!layer->elements.empty()) {
-      site.form = {OutputForm::Kind::kElement, layer->elements[0], 0};
+    if (layer->hook->calls != 1) {
+      throw Error("ERR_LAYER_OUTPUT", text(archive, ": layer ", i, " runs ", layer->hook->calls, " times in one forward; "
+                                                    "expected once, so that a row has one place in it"),
+                  {{"path", archive}});
     }
+    LearnedSite site{layer->path, layer->hook->outputs[0].size(-1), {}, 0.0};
+    const bool known = next != nullptr && !next->hook->inputs.empty() && learn_layer(*layer, *next, site);
+    // Nothing told by a final norm: a lone tensor is the state, a tuple of the usual length means the usual.
+    const Observed* before = i > 0 ? find(text(layers_path, ".", i - 1)) : nullptr;
+    const bool alike = last && before != nullptr && before->elements == layer->elements;
+    if (!known && alike) {
+      site = convention;
+      site.path = layer->path;
+    } else if (!known && (!last || !layer->elements.empty())) {
+      throw Error("ERR_LAYER_OUTPUT", text(archive, ": none of what layer ", i, " returns, alone or summed, is what ",
+                                           last ? std::string("the final norm") : text("layer ", i + 1), " receives"),
+                  {{"path", archive}});
+    }
+    convention = site;
     sites.push_back(site);
   }
   for (const Observed& observed : observed_) {
@@ -122,7 +150,7 @@ std::vector<LearnedSite> SiteProbe::learn(const std::string& layers_path, int64_
     if (layer || observed.hook->calls != 1) continue;
     for (size_t k = 0; k < outputs.size(); ++k) {
       if (!holds_rows(outputs[k], rows)) continue;
-      LearnedSite site{observed.path, outputs[k].size(-1), {}};
+      LearnedSite site{observed.path, outputs[k].size(-1), {}, 0.0};
       if (!observed.elements.empty()) site.form = {OutputForm::Kind::kElement, observed.elements[k], 0};
       sites.push_back(site);
       break;

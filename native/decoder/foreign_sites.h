@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // How the modules of a stranger's archive return their state, learned from one observed forward. What a
 // layer returns (its state, one element of a tuple, or a delta and a residual) is told by what the next
-// layer received; a module that is not called exactly once in a forward is no site.
+// layer, or the final norm behind the last one, received; a module that is not called exactly once in a
+// forward is no site.
 #pragma once
 
 #include <torch/script.h>
@@ -17,6 +18,7 @@ struct LearnedSite {
   std::string path;
   int64_t width = 0;
   OutputForm form;
+  double magnitude = 0.0;  // of a pair: largest absolute value seen in it
 };
 
 class SiteProbe {
@@ -24,6 +26,8 @@ class SiteProbe {
   // Puts observers on every module of `root` that has a forward, but the root itself.
   explicit SiteProbe(torch::jit::Module& root);
   bool reached(const std::string& path) const;
+  // Later forwards leave what was seen alone.
+  void stop();
   // After the forward of `rows` tokens. Throws ERR_LAYER_OUTPUT when a layer's convention is unclear.
   std::vector<LearnedSite> learn(const std::string& layers_path, int64_t layers, int64_t rows,
                                  const std::string& archive) const;
@@ -35,6 +39,7 @@ class SiteProbe {
     std::vector<int64_t> elements;  // of the returned tuple that are tensors; empty = a plain tensor
   };
   const Observed* find(const std::string& path) const;
+  const Observed* after_layers(const std::string& layers_path) const;
   bool learn_layer(const Observed& layer, const Observed& next, LearnedSite& out) const;
 
   std::vector<Observed> observed_;

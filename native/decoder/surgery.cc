@@ -33,6 +33,30 @@ jit::Value* tensor_list(jit::Graph& graph, const std::vector<jit::Value*>& value
   return graph.insertNode(graph.createList(c10::TensorType::get(), values))->output();
 }
 
+bool is_optional_tensor(const c10::TypePtr& type) {
+  const auto optional = type->cast<c10::OptionalType>();
+  return optional && optional->getElementType()->isSubtypeOf(*c10::TensorType::get());
+}
+
+// The tensors among `values`, those in tuples too, absent ones as None.
+void gather_inputs(jit::Graph& graph, at::ArrayRef<jit::Value*> values, std::vector<jit::Value*>& tensors) {
+  for (jit::Value* value : values) {
+    if (value->type()->isSubtypeOf(*c10::TensorType::get()) || is_optional_tensor(value->type())) {
+      tensors.push_back(value);
+    } else if (value->type()->kind() == c10::TypeKind::TupleType) {
+      gather_inputs(graph, graph.insertNode(graph.createTupleUnpack(value))->outputs(), tensors);
+    }
+  }
+}
+
+void retarget(jit::Block& block, const std::string& device) {
+  for (jit::Node* node : block.nodes()) {
+    for (jit::Block* inner : node->blocks()) retarget(*inner, device);
+    if (node->kind() != c10::prim::Constant || !node->hasAttribute(c10::attr::value)) continue;
+    if (node->output()->type()->kind() == c10::TypeKind::DeviceObjType) node->s_(c10::attr::value, device);
+  }
+}
+
 }  // namespace
 
 bool Surgeon::attach(jit::Module& module, const c10::intrusive_ptr<SiteHook>& hook) {
@@ -83,10 +107,9 @@ void Surgeon::observe(jit::Module& module, const c10::intrusive_ptr<SiteHook>& h
     jit::WithInsertPoint guard(*graph->nodes().begin());
     jit::Value* object = graph->insertGetAttr(self, kAttribute);
     std::vector<jit::Value*> tensors;
-    for (jit::Value* input : graph->inputs().slice(1)) {
-      if (input->type()->isSubtypeOf(*c10::TensorType::get())) tensors.push_back(input);
-    }
-    call_hook(*graph, object, "observe_inputs", {jit::NamedValue(tensor_list(*graph, tensors))});
+    gather_inputs(*graph, graph->inputs().slice(1), tensors);
+    jit::Value* list = graph->insertNode(graph->createList(c10::OptionalType::ofTensor(), tensors))->output();
+    call_hook(*graph, object, "observe_inputs", {jit::NamedValue(list)});
   }
   jit::Node* end = graph->return_node();
   jit::WithInsertPoint guard(end);
@@ -101,6 +124,16 @@ void Surgeon::observe(jit::Module& module, const c10::intrusive_ptr<SiteHook>& h
     }
   }
   call_hook(*graph, object, "observe_outputs", {jit::NamedValue(tensor_list(*graph, tensors))});
+}
+
+void retarget_devices(const jit::Module& root, const std::string& device) {
+  std::unordered_set<const void*> done;
+  for (const jit::Module& module : root.modules()) {
+    if (!done.insert(module.type().get()).second) continue;
+    for (const auto& method : module.get_methods()) {
+      retarget(*jit::toGraphFunction(method.function()).graph()->block(), device);
+    }
+  }
 }
 
 std::string return_form(const jit::Module& module) {

@@ -36,6 +36,9 @@ class Surgeon {
   std::unordered_set<const void*> cut_;  // classes whose graph has its call
 };
 
+// Points the devices that a trace wrote into the graphs of `root` at another one. Before the first run.
+void retarget_devices(const torch::jit::Module& root, const std::string& device);
+
 // How a module's forward returns, from its graph alone: "tensor", "tuple:N" (N elements), "other".
 std::string return_form(const torch::jit::Module& module);
 

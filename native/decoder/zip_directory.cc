@@ -2,6 +2,7 @@
 #include "decoder/zip_directory.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -16,6 +17,7 @@ constexpr uint32_t kDirectoryEntry = 0x02014b50;
 constexpr uint32_t kDirectoryEnd = 0x06054b50;
 constexpr uint32_t kDirectoryEnd64 = 0x06064b50;
 constexpr uint32_t kDirectoryLocator64 = 0x07064b50;
+constexpr uint32_t kLong = 0xffffffffu;  // the value stands in the zip64 field
 constexpr uint64_t kMaxDirectory = uint64_t{256} << 20;
 
 template <typename T>
@@ -67,16 +69,68 @@ ZipEntry read_entry(const std::string& bytes, size_t& at) {
   const size_t comment = get<uint16_t>(bytes, at + 32);
   if (at + 46 + name + extra + comment > bytes.size()) throw std::out_of_range("zip entry");
   entry.name = bytes.substr(at + 46, name);
-  // The zip64 field holds the real size when the short one is all ones.
-  for (size_t x = at + 46 + name; entry.size == 0xffffffffu && x + 4 <= at + 46 + name + extra;) {
-    if (get<uint16_t>(bytes, x) == 1) entry.size = get<uint64_t>(bytes, x + 4);
-    x += 4 + get<uint16_t>(bytes, x + 2);
+  entry.stored = get<uint16_t>(bytes, at + 10) == 0;
+  entry.offset = get<uint32_t>(bytes, at + 42);
+  const bool packed_short = get<uint32_t>(bytes, at + 20) == kLong;
+  // The zip64 field holds, in this order, those of size, packed size and offset whose short field is all ones.
+  for (size_t x = at + 46 + name; x + 4 <= at + 46 + name + extra; x += 4 + get<uint16_t>(bytes, x + 2)) {
+    if (get<uint16_t>(bytes, x) != 1) continue;
+    size_t field = x + 4;
+    const auto next = [&] {
+      field += 8;
+      return get<uint64_t>(bytes, field - 8);
+    };
+    if (entry.size == kLong) entry.size = next();
+    if (packed_short) next();
+    if (entry.offset == kLong) entry.offset = next();
   }
   at += 46 + name + extra + comment;
   return entry;
 }
 
+std::array<uint32_t, 256> crc_table() {
+  std::array<uint32_t, 256> table{};
+  for (uint32_t i = 0; i < 256; ++i) {
+    uint32_t value = i;
+    for (int bit = 0; bit < 8; ++bit) value = (value >> 1) ^ ((value & 1) != 0 ? 0xedb88320u : 0u);
+    table[i] = value;
+  }
+  return table;
+}
+
+uint32_t crc32(const std::string& bytes) {
+  static const std::array<uint32_t, 256> table = crc_table();
+  uint32_t crc = 0xffffffffu;
+  for (unsigned char byte : bytes) crc = (crc >> 8) ^ table[(crc ^ byte) & 0xff];
+  return ~crc;
+}
+
+bool intact(std::ifstream& in, const ZipEntry& entry) {
+  const std::string header = slice(in, entry.offset, 30);
+  if (get<uint32_t>(header, 0) != kLocalHeader) return false;
+  const uint64_t data = entry.offset + 30 + get<uint16_t>(header, 26) + get<uint16_t>(header, 28);
+  return crc32(slice(in, data, entry.size)) == entry.crc;
+}
+
 }  // namespace
+
+void verify_checksums(const std::string& path, const std::vector<ZipEntry>& entries) {
+  std::ifstream in(path, std::ios::binary);
+  for (const ZipEntry& entry : entries) {
+    if (!entry.stored) continue;
+    bool good = false;
+    try {
+      good = intact(in, entry);
+    } catch (const std::out_of_range&) {
+      in.clear();
+    }
+    if (!good) {
+      throw Error("ERR_ARCHIVE_DAMAGED",
+                  text(path, " is damaged: the bytes of its record ", entry.name, " do not match their checksum"),
+                  {{"path", path}, {"record", entry.name}});
+    }
+  }
+}
 
 std::vector<ZipEntry> read_zip_directory(const std::string& path) {
   std::ifstream in(path, std::ios::binary | std::ios::ate);

@@ -11,9 +11,15 @@ void SiteHook::run(at::Tensor& delta, at::Tensor& residual) {
   const int64_t width = delta.size(-1);
   TORCH_CHECK(delta.numel() == step.rows * width, "site returned ", delta.numel() / width, " rows, the step has ",
               step.rows);
-  if (!step.ops.empty() && copy_before_write) {
-    delta = delta.clone();
-    if (residual.defined()) residual = residual.clone();
+  // A stranger's rows may lie under a batch dimension of one, or scattered.
+  const auto sizes = delta.sizes().vec();
+  const bool copy = !step.ops.empty() && copy_before_write;
+  const auto as_rows = [&](const at::Tensor& tensor) {
+    return (copy ? tensor.clone(at::MemoryFormat::Contiguous) : tensor.contiguous()).view({step.rows, width});
+  };
+  if (copy_before_write) {
+    delta = as_rows(delta);
+    if (residual.defined()) residual = as_rows(residual);
   }
   SteerCall call;
   call.rows = step.rows;
@@ -26,6 +32,9 @@ void SiteHook::run(at::Tensor& delta, at::Tensor& residual) {
   call.capture_rows = step.capture_rows.data();
   call.capture_out = step.capture_out.data();
   backend_of(delta).steer(call, delta, residual);
+  if (!copy_before_write) return;
+  delta = delta.view(sizes);
+  if (residual.defined()) residual = residual.view(sizes);
 }
 
 at::Tensor SiteHook::apply(const at::Tensor& hidden) {

@@ -29,18 +29,21 @@ void StepTables::add_operations(const StepSlice& slice, int64_t rows) {
   for (const SiteProgram& part : slice.program->sites()) {
     // Is there any row at all? A scope that selects nothing leaves the site idle.
     SiteStep* step = nullptr;
-    int32_t first_op = 0;
+    // Rows that a model without a cache runs again get entries of their own, which nobody counts.
+    int32_t first_ops[2] = {-1, -1};
     for (int64_t r = 0; r < slice.count; ++r) {
       const int32_t position = slice.first_position + static_cast<int32_t>(r);
       const int32_t token = static_cast<int32_t>(slice.tokens[r]);
       for (size_t o = 0; o < part.operations.size(); ++o) {
         const CompiledOperation& operation = part.operations[o];
         if (!operation.scope.selects(position, token, slice.prompt)) continue;
-        if (step == nullptr) {
-          step = &touch(part.site, rows);
+        if (step == nullptr) step = &touch(part.site, rows);
+        const bool stale = r < slice.fresh;
+        int32_t& first_op = first_ops[stale ? 1 : 0];
+        if (first_op < 0) {
           first_op = static_cast<int32_t>(step->ops.size());
           for (const CompiledOperation& each : part.operations) {
-            targets_.push_back({part.site, step->ops.size(), slice.counters, each.op.counter, 0});
+            if (!stale) targets_.push_back({part.site, step->ops.size(), slice.counters, each.op.counter});
             SteerOp op = each.op;
             op.counter = static_cast<int32_t>(step->ops.size());
             step->ops.push_back(op);
@@ -51,9 +54,6 @@ void StepTables::add_operations(const StepSlice& slice, int64_t rows) {
         step->row_offsets.resize(static_cast<size_t>(slice.first_row + r + 1),
                                  static_cast<int32_t>(step->op_index.size()));
         step->op_index.push_back(first_op + static_cast<int32_t>(o));
-        if (r < slice.fresh) {
-          targets_[targets_.size() - part.operations.size() + o].stale += 1;
-        }
       }
     }
   }
@@ -109,10 +109,8 @@ void StepTables::end() {
   for (const CounterTarget& target : targets_) {
     const SteerCounter& counted = sites_.at(target.site).hook->step.counters[target.entry];
     SteerCounter& total = (*target.counters)[static_cast<size_t>(target.index)];
-    total.rows += counted.rows - target.stale;
-    // A model without a cache runs old rows again; their change is spread evenly over what was counted.
-    const double fresh = counted.rows == 0 ? 0.0 : 1.0 - static_cast<double>(target.stale) / counted.rows;
-    total.change_norm += counted.change_norm * fresh;
+    total.rows += counted.rows;
+    total.change_norm += counted.change_norm;
   }
   for (DeviceCapture& part : device_captures_) {
     const at::Tensor host = part.staging.cpu();

@@ -46,7 +46,6 @@ class StepTables {
     size_t entry;
     std::vector<SteerCounter>* counters;
     int32_t index;
-    int64_t stale;  // rows that were counted in an earlier step
   };
   struct DeviceCapture {
     int64_t site;
