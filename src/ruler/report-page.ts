@@ -3,7 +3,7 @@
 // switch for tasks. Readable without script, in light and dark, and on paper.
 
 import { lengthName } from "./prepare.ts";
-import type { Report, ReportCell } from "./report.ts";
+import { EFFECTIVE, type Report, type ReportCell } from "./report.ts";
 
 const COLOURS = ["#2f6fb5", "#c8553d", "#3f8f5b", "#8a5fb0", "#b5892f", "#4a9aa5", "#a5486f", "#6b6b6b"];
 const WIDTH = 440;
@@ -45,6 +45,7 @@ ${charts.join("\n")}
 </main>
 <h2>Scores</h2>
 ${scoreTable(report)}
+${overallTable(report)}
 ${differenceTable(report)}
 <script>
 document.getElementById("pick").addEventListener("change", (event) => {
@@ -133,6 +134,18 @@ function scoreTable({ tasks, lengths, labels, cells, averages }: Report): string
     return `<td>${found ? `<b>${found.score.toFixed(2)}</b> <small>${found.tasks} tasks</small>` : ""}</td>`;
   });
   return `<table><thead><tr><th>task</th>${head.join("")}</tr></thead><tbody>${rows.join("")}<tr><td><b>average</b></td>${mean.join("")}</tr></tbody></table>`;
+}
+
+function overallTable({ overall, lengths }: Report): string {
+  if (lengths.length < 2) return "";
+  const rows = overall.map(({ label, mean, longer, shorter, effectiveLength }) => {
+    const usable =
+      effectiveLength === undefined ? `below ${lengthName(lengths[0]!)}` : lengthName(effectiveLength);
+    const cells = [mean, longer, shorter].map((v) => `<td>${v.toFixed(2)}</td>`).join("");
+    return `<tr><td>${escapeHtml(label)}</td>${cells}<td>${usable}</td></tr>`;
+  });
+  return `<h2>Over lengths</h2><p class="note">Weighted means count longer (or shorter) lengths more, in steps of one. Effective length: the longest with an average of ${EFFECTIVE} or more.</p>
+<table><thead><tr><th>run</th><th>mean</th><th>weighted to longer</th><th>weighted to shorter</th><th>effective length</th></tr></thead><tbody>${rows.join("")}</tbody></table>`;
 }
 
 function differenceTable({ differences }: Report): string {

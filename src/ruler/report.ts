@@ -37,6 +37,22 @@ export interface ReportDifference {
   readonly interval: Interval;
 }
 
+/** A label over all its lengths. */
+export interface ReportOverall {
+  readonly label: string;
+  /** Plain mean over lengths. */
+  readonly mean: number;
+  /** Weighted 1, 2, 3, ... from the shortest length up: longer counts more. */
+  readonly longer: number;
+  /** Weighted the other way round. */
+  readonly shorter: number;
+  /** The longest length with an average of at least EFFECTIVE; undefined where none has. */
+  readonly effectiveLength: number | undefined;
+}
+
+/** What Llama-2-7B-chat scores at 4k: RULER's bar for a length that counts as usable. */
+export const EFFECTIVE = 85.6;
+
 export interface Report {
   readonly labels: readonly string[];
   readonly lengths: readonly number[];
@@ -45,6 +61,7 @@ export interface Report {
   readonly differences: readonly ReportDifference[];
   /** Plain means over the tasks both a label and a length have. */
   readonly averages: ReadonlyArray<{ label: string; length: number; score: number; tasks: number }>;
+  readonly overall: readonly ReportOverall[];
 }
 
 /** Opens run folders, or folders of run folders. Labels and lengths come from run.json. */
@@ -129,7 +146,32 @@ export function buildReport(given: readonly ReportRun[]): Report {
     score: scores.reduce((sum, s) => sum + s.score, 0) / scores.length,
     tasks: scores.length,
   }));
-  return { labels, lengths, tasks, cells, differences: differencesOf(runs), averages };
+  const overall = labels.map((label) =>
+    overallOf(
+      label,
+      averages.filter((a) => a.label === label),
+    ),
+  );
+  return { labels, lengths, tasks, cells, differences: differencesOf(runs), averages, overall };
+}
+
+function overallOf(label: string, averages: ReadonlyArray<{ length: number; score: number }>): ReportOverall {
+  const sorted = [...averages].sort((a, b) => a.length - b.length);
+  const weighted = (weight: (i: number) => number) => {
+    let [sum, weights] = [0, 0];
+    sorted.forEach(({ score }, i) => {
+      sum += score * weight(i);
+      weights += weight(i);
+    });
+    return sum / weights;
+  };
+  return {
+    label,
+    mean: weighted(() => 1),
+    longer: weighted((i) => i + 1),
+    shorter: weighted((i) => sorted.length - i),
+    effectiveLength: sorted.findLast((a) => a.score >= EFFECTIVE)?.length,
+  };
 }
 
 function differencesOf(runs: readonly ReportRun[]): ReportDifference[] {

@@ -199,6 +199,10 @@ describe("the report", () => {
     expect(report).toMatchObject({ labels: ["plain", "happy & <b>"], lengths: [1024, 4096], tasks: ["vt"] });
     expect(report.cells.map((c) => c.score)).toEqual([75, 25, 25]);
     expect(report.differences).toMatchObject([{ length: 1024, interval: { mean: -50, count: 4 } }]);
+    expect(report.overall[0]).toEqual({
+      ...{ label: "plain", mean: 50, longer: (75 + 2 * 25) / 3, shorter: (2 * 75 + 25) / 3 },
+      effectiveLength: undefined,
+    });
     const page = reportPage(report);
     expect(page).not.toMatch(/(src|href)=|https?:|<b>happy|@import|url\(/);
     expect(page.match(/<svg/g)).toHaveLength(2);
