@@ -3,7 +3,7 @@
 
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { mkdir, open, rename, rm, stat } from "node:fs/promises";
+import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { EnvironmentError } from "../errors.ts";
 
@@ -80,6 +80,20 @@ export async function writeFileAtomic(
   }
   await syncDirectory(directory);
   return { bytes, sha256: hash.digest("hex") };
+}
+
+/** Removes temporary files that killed processes of this machine left in `directory`. */
+export async function sweepTemporaries(directory: string): Promise<void> {
+  const names = await readdir(directory).catch(() => [] as string[]);
+  for (const name of names) {
+    const pid = Number(/^\.(\d+)-[a-z0-9]+\.tmp$/.exec(name)?.[1] ?? Number.NaN);
+    if (Number.isNaN(pid) || pid === process.pid) continue;
+    try {
+      process.kill(pid, 0);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ESRCH") await rm(join(directory, name), { force: true });
+    }
+  }
 }
 
 /** sha256 of a file, hex. */

@@ -2,7 +2,7 @@
 // embedDataset: from settings to shards, manifest and run summary. The parent of the stage processes.
 
 import { join, relative, resolve, sep } from "node:path";
-import { writeFileAtomic } from "../data/files.ts";
+import { sweepTemporaries, writeFileAtomic } from "../data/files.ts";
 import { createJournal, JournalWriter } from "../data/journal.ts";
 import { takeLock } from "../data/lock.ts";
 import { DataError } from "../errors.ts";
@@ -63,6 +63,9 @@ export async function embedDataset(given: EmbedConfig, options: EmbedOptions = {
   ): Promise<EmbedResult> {
     const sources = await source.files();
     await refuseExisting(run);
+    // Other machines may be writing ranges into the same folder; then their files are left alone.
+    if (config.shardRange === null)
+      for (const folder of [paths.embeddings, paths.indexes]) await sweepTemporaries(folder);
     const header = beginHeader(run, sources, begin);
     await createJournal(paths.journal, header);
     const state = await readState(paths);
