@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ruler cost`: what a vector costs at each length.
 
-import { readFile } from "node:fs/promises";
 import type { Command } from "commander";
 import { UsageError } from "../../exit-codes.ts";
 import { interruptible } from "../../interrupt.ts";
@@ -13,13 +12,11 @@ import {
   type ModelFlags,
   naturalNumber,
   positiveInteger,
-  type SteeringFlags,
-  steeringOf,
 } from "../../options.ts";
 import { note, printJson, printLine, table } from "../../terminal.ts";
+import { type ProgramFlags, programOf, STEERING_HELP } from "./steering.ts";
 
-interface CostFlags extends ModelFlags, SteeringFlags {
-  steering?: string;
+interface CostFlags extends ModelFlags, ProgramFlags {
   lengths: string;
   task: string;
   samples?: number;
@@ -46,7 +43,7 @@ export function registerCost(ruler: Command): void {
     .option("--samples <n>", "samples of each task and length (default: 20)", positiveInteger)
     .option("--seed <n>", "random seed (default: 42)", naturalNumber)
     .option("--data <dir>", "essays and questions (`ruler data`)")
-    .option("--steering <file>", "a program as JSON, in place of --vector and its options")
+    .option("--steering <file>", STEERING_HELP)
     .requiredOption("-o, --output <dir>", "folder for prompts and answers");
   addSteeringOptions(addModelOptions(command))
     .option("--counter <name|path>", "tokenizer that measures lengths (default: the model's own)")
@@ -70,7 +67,7 @@ async function cost(flags: CostFlags, signal: AbortSignal): Promise<void> {
   const { lengthName, parseLength } = await import("../../../ruler/prepare.ts");
   const { modelCounter } = await import("../../../ruler/tokens/model.ts");
   const { steerModelGenerator } = await import("../../../ruler/generators/steer-model.ts");
-  const steering = flags.steering === undefined ? await steeringOf(flags) : await programOf(flags.steering);
+  const steering = await programOf(flags);
   if (steering.length === 0) throw new UsageError("expected --vector or --steering: something to measure");
   const lengths = flags.lengths.split(",").map(parseLength);
   const model = await loadModel(flags, signal);
@@ -107,25 +104,6 @@ async function cost(flags: CostFlags, signal: AbortSignal): Promise<void> {
   } finally {
     await model.dispose();
   }
-}
-
-/** A list of operations from a file; a vector is a name, a file, or numbers. */
-async function programOf(file: string) {
-  const { resolveVector } = await import("../../../steering/vector-names.ts");
-  let list: unknown;
-  try {
-    list = JSON.parse(await readFile(file, "utf8"));
-  } catch (error) {
-    throw new UsageError(`--steering ${file}: expected JSON: ${(error as Error).message}`);
-  }
-  if (!Array.isArray(list)) throw new UsageError(`--steering ${file}: expected a list of operations`);
-  return Promise.all(
-    list.map(async (operation: { vector: unknown }) =>
-      typeof operation.vector === "string"
-        ? { ...operation, vector: await resolveVector(operation.vector) }
-        : (operation as never),
-    ),
-  );
 }
 
 function signed(value: number): string {

@@ -13,12 +13,11 @@ import {
   type ModelFlags,
   number,
   positiveInteger,
-  type SteeringFlags,
-  steeringOf,
 } from "../../options.ts";
 import { note, printJson, printLine, table } from "../../terminal.ts";
+import { type ProgramFlags, programOf, STEERING_HELP } from "./steering.ts";
 
-interface RunFlags extends ModelFlags, SteeringFlags {
+interface RunFlags extends ModelFlags, ProgramFlags {
   data: string;
   output: string;
   task?: string;
@@ -56,6 +55,7 @@ export function registerRun(ruler: Command): void {
     .option("--timeout <seconds>", "time limit of one try (default: 600)", number)
     .option("--body <json>", "more keys for the server, such as '{\"steering\": [...]}'");
   addSteeringOptions(addModelOptions(command))
+    .option("--steering <file>", STEERING_HELP)
     .option("--batch <n>", "prompts that run together in a model here (default: 8)", positiveInteger)
     .option("--chat", "a model here: ask in its chat format, the answer prefix as the beginning of its turn")
     .option("--limit <n>", "first samples of each task only", positiveInteger)
@@ -79,7 +79,7 @@ async function run(flags: RunFlags, signal: AbortSignal): Promise<void> {
   const { runTasks } = await import("../../../ruler/run.ts");
   await using target = await openGenerator(flags, signal);
   const { data, output, task, subset, resume, overwrite, limit, maxTokens } = flags;
-  const steered = flags.vector === undefined ? undefined : `${flags.vector} x ${flags.scale ?? 1}`;
+  const steered = flags.vector === undefined ? flags.steering : `${flags.vector} x ${flags.scale ?? 1}`;
   const finished = await runTasks({
     ...{ data, output, signal, generator: target.generator, onProgress: progressNotes() },
     ...defined({ task, subset, resume, overwrite, limit, maxTokens, label: flags.label ?? steered }),
@@ -97,7 +97,7 @@ async function openGenerator(flags: RunFlags, signal: AbortSignal): Promise<Targ
     const { endpointGenerator } = await import("../../../ruler/generators/endpoint.ts");
     if (flags.api !== "completions" && flags.api !== "chat")
       throw new UsageError(`--api: expected completions or chat, got ${flags.api}`);
-    if (flags.vector !== undefined)
+    if (flags.vector !== undefined || flags.steering !== undefined)
       throw new UsageError("--vector steers a model here; a server takes --body '{\"steering\": ...}'");
     note(`asking ${flags.endpoint} for model ${flags.model}`);
     const apiKey = process.env[flags.apiKeyEnv ?? "OPENAI_API_KEY"];
@@ -110,7 +110,7 @@ async function openGenerator(flags: RunFlags, signal: AbortSignal): Promise<Targ
     return { generator, async [Symbol.asyncDispose]() {} };
   }
   const { steerModelGenerator } = await import("../../../ruler/generators/steer-model.ts");
-  const steering = await steeringOf(flags);
+  const steering = await programOf(flags);
   const model = await loadModel(flags, signal);
   const { batch, chat } = flags;
   const generator = steerModelGenerator(model, { steering, ...defined({ batch, chat }) });
