@@ -15,6 +15,7 @@ import { register as registerEmbedHf } from "./commands/embed-hf.ts";
 import { register as registerGenerate } from "./commands/generate.ts";
 import { register as registerInspect } from "./commands/inspect.ts";
 import { register as registerModels } from "./commands/models.ts";
+import { register as registerPromptEmbeds } from "./commands/prompt-embeds.ts";
 import { register as registerReduceEmbeddings } from "./commands/reduce-embeddings.ts";
 import { register as registerRuler } from "./commands/ruler.ts";
 import { register as registerSmoke } from "./commands/smoke.ts";
@@ -34,6 +35,7 @@ const COMMANDS = [
   registerInspect,
   registerModels,
   registerRuler,
+  registerPromptEmbeds,
   registerEmbedHf,
   registerEmbedDataset,
   registerDownloadDataset,

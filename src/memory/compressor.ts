@@ -5,7 +5,7 @@
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { DataError, DisposedError } from "../errors.ts";
+import { DataError, DisposedError, misuse } from "../errors.ts";
 import { type ChatMessage, ChatTemplate, checkMessages } from "../model/chat-template.ts";
 import type { LoadOptions } from "../model/load-options.ts";
 import { loadTokenizer } from "../model/load-tokenizer.ts";
@@ -171,6 +171,8 @@ export class PromptCompressor {
     const spans = plan.memories.map((text) => embedTokenizer.encode(text, { addSpecialTokens: false }));
     const counts = spans.map((tokens) => rowsOf(tokens.length, this.settings.chunkSize));
     const tokens = plan.tokens(counts);
+    if (tokens.length === 0)
+      throw misuse(RangeError, "ERR_PROMPT_EMPTY", "prompt", "at least one token", prompt);
     const places = locatePlaceholders(tokens, counts, ids);
     const [embeddings, chunks] = await Promise.all([
       rows.rows(tokens, signal),
@@ -228,6 +230,11 @@ export class PromptCompressor {
         return tokenizer.encode(text, { addSpecialTokens });
       },
     };
+  }
+
+  /** Whether conversations can be compressed: the language model has a chat template. */
+  get hasChatTemplate(): boolean {
+    return this.#parts.tokenizer.chatTemplate !== undefined;
   }
 
   get disposed(): boolean {
