@@ -44,7 +44,9 @@ describe.each(KINDS)("archive $name", ({ name, layersPath, output, cached, toler
         vocabSize: reference.vocab,
       });
       const names = model.info.sites.map((site) => site.name);
-      expect(names).toEqual(expect.arrayContaining(["layers.0", "layers.1", "layers.2", "embed"].slice(0, 3)));
+      expect(names).toEqual(
+        expect.arrayContaining(["layers.0", "layers.1", "layers.2", "embed"].slice(0, 3)),
+      );
     }));
 
   it("gives the reference's logits and hidden states, plain and steered", () =>
@@ -66,7 +68,8 @@ describe.each(KINDS)("archive $name", ({ name, layersPath, output, cached, toler
           figures.push(`hidden ${hidden.toExponential(1)}`, `1 - cosine ${(1 - likeness).toExponential(1)}`);
           expect(hidden).toBeLessThanOrEqual(tolerance);
           expect(likeness).toBeGreaterThanOrEqual(tolerance > 1e-3 ? 0.9999 : 0.999999);
-          for (const each of result.captures) expect([...each.positions]).toEqual(reference.ids.map((_, i) => i));
+          for (const each of result.captures)
+            expect([...each.positions]).toEqual(reference.ids.map((_, i) => i));
         }
         if (label !== "plain") expect([...result.touched]).toEqual([tokens.length]);
         console.log(`${name} ${label}: ${figures.join(", ")}`);
@@ -95,7 +98,11 @@ describe.each(KINDS)("archive $name", ({ name, layersPath, output, cached, toler
       const [vector, site] = [Float32Array.from(reference.vector), `layers.${reference.layer}`];
       const captures = [capture(site)];
       const plain = await run(model, { tokens, captures });
-      const steered = await run(model, { tokens, captures, program: [operation(site, vector, { scale: 2 })] });
+      const steered = await run(model, {
+        tokens,
+        captures,
+        program: [operation(site, vector, { scale: 2 })],
+      });
       const difference = (steered.captures[0]?.data ?? new Float32Array()).map(
         (value, i) => value - (plain.captures[0]?.data[i] ?? 0),
       );
@@ -109,7 +116,11 @@ describe.each(KINDS)("archive $name", ({ name, layersPath, output, cached, toler
     using(async (model) => {
       const plain = await run(model, { tokens, logits: "all" });
       const vector = Float32Array.from(reference.vector);
-      const idle = await run(model, { tokens, logits: "all", program: [operation("layers.1", vector, { scale: 0 })] });
+      const idle = await run(model, {
+        tokens,
+        logits: "all",
+        program: [operation("layers.1", vector, { scale: 0 })],
+      });
       await run(model, { tokens, logits: "all", program: program("add", reference) });
       const restored = await run(model, { tokens, logits: "all" });
       expect(worst(idle.logits, plain.logits)).toBe(0);
@@ -161,7 +172,9 @@ describe("sites of a stranger's archive", () => {
   it("are refused by name when there is none", async () => {
     const model = await open(fixture("tensor.pt"));
     try {
-      await expect(run(model, { captures: [capture("layers.7")] })).rejects.toMatchObject({ code: "ERR_SITE_UNKNOWN" });
+      await expect(run(model, { captures: [capture("layers.7")] })).rejects.toMatchObject({
+        code: "ERR_SITE_UNKNOWN",
+      });
     } finally {
       await model.dispose();
     }

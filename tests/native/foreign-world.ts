@@ -76,7 +76,11 @@ export function fullRequest(request: Partial<NativeRequest>): NativeRequest {
   };
 }
 
-export function operation(site: string, vector: Float32Array, changes: Partial<NativeOperation>): NativeOperation {
+export function operation(
+  site: string,
+  vector: Float32Array,
+  changes: Partial<NativeOperation>,
+): NativeOperation {
   return {
     site,
     op: "add",
