@@ -72,29 +72,44 @@ export async function readDataRows(file: string): Promise<DataRow[]> {
 }
 
 async function readLines<T>(file: string, check: (value: unknown, line: number) => T): Promise<T[]> {
-  let text: string;
+  const rows: T[] = [];
+  for (const { line, text, whole } of linesOf(await readWhole(file))) {
+    let value: unknown;
+    try {
+      value = JSON.parse(text);
+    } catch (cause) {
+      throw rowError(
+        file,
+        line,
+        whole ? "not JSON" : "not JSON (cut short: the last line has no end)",
+        cause,
+      );
+    }
+    rows.push(check(value, line));
+  }
+  return rows;
+}
+
+async function readWhole(file: string): Promise<Buffer> {
   try {
-    text = await readFile(file, "utf8");
+    return await readFile(file);
   } catch (cause) {
     throw new DataError("ERR_FILE_UNREADABLE", `cannot read ${file}: ${(cause as Error).message}`, {
       details: { file },
       cause,
     });
   }
-  const rows: T[] = [];
-  const lines = text.split("\n");
-  lines.forEach((line, i) => {
-    if (line.trim() === "") return;
-    let value: unknown;
-    try {
-      value = JSON.parse(line);
-    } catch (cause) {
-      const cut = i === lines.length - 1 ? " (cut short: the last line has no end)" : "";
-      throw rowError(file, i + 1, `not JSON${cut}`, cause);
-    }
-    rows.push(check(value, i + 1));
-  });
-  return rows;
+}
+
+/** Lines with something on them. Cut as bytes: files of long prompts are longer than a string may be. */
+export function* linesOf(content: Buffer): Generator<{ line: number; text: string; whole: boolean }> {
+  let start = 0;
+  for (let line = 1; start < content.length; line++) {
+    const end = content.indexOf(10, start);
+    const text = content.toString("utf8", start, end < 0 ? content.length : end);
+    if (text.trim() !== "") yield { line, text, whole: end >= 0 };
+    start = end < 0 ? content.length : end + 1;
+  }
 }
 
 function checkRow(value: unknown, file: string, line: number): PredictionRow {

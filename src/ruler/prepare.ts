@@ -3,12 +3,13 @@
 // made, so that a second run can tell what it need not make again.
 
 import { createHash } from "node:crypto";
-import { readFile } from "node:fs/promises";
-import { basename, join } from "node:path";
-import { sha256OfFile, statOrNull, writeFileAtomic } from "../data/files.ts";
+import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { asWriteError, sha256OfFile, statOrNull, syncDirectory, writeFileAtomic } from "../data/files.ts";
 import { misuse } from "../errors.ts";
 import { openHaystacks } from "./data/haystacks.ts";
 import { type GenerateOptions, generateRows, rowLine } from "./generate.ts";
+import type { RulerRow } from "./tasks/setting.ts";
 import type { Probe } from "./tasks/sizing.ts";
 import { type RulerTask, selectTasks } from "./tasks/table.ts";
 import type { TokenCounter } from "./tokens/counter.ts";
@@ -69,11 +70,9 @@ export async function prepareTasks(options: PrepareOptions): Promise<PreparedTas
     const file = join(options.output, task.name, `${subset}.jsonl`);
     const settings = JSON.stringify(settingsOf(options, task, counter));
     const kept = options.overwrite ? undefined : await stillGood(file, settings);
-    const done = kept ?? (await prepareOne(task, file, settings, { ...options, counter, data }));
+    const done = kept ?? (await prepareOne(task, file, settings, { ...options, counter, data }, signal));
     results.push(done);
     options.onTask?.(done);
-    // Lets a signal or a progress line through between tasks.
-    await new Promise((resolve) => setImmediate(resolve));
   }
   return results;
 }
@@ -83,25 +82,55 @@ async function prepareOne(
   file: string,
   settings: string,
   options: GenerateOptions,
+  signal: AbortSignal | undefined,
 ): Promise<PreparedTask> {
   const probes: Probe[] = [];
-  const lines: string[] = [];
-  let longest = 0;
-  for (const row of generateRows(task, { ...options, onProbe: (probe) => probes.push(probe) })) {
-    lines.push(rowLine(row));
-    longest = Math.max(longest, row.length_w_model_temp);
-  }
-  const { sha256 } = await writeFileAtomic(file, lines);
+  const rows = generateRows(task, { ...options, onProbe: (probe) => probes.push(probe) });
   const prepared = {
     task: task.name,
-    rows: lines.length,
-    sha256,
-    longest,
+    ...(await writeRows(file, rows, signal)),
     sources: sourcesOf(task, options.data.sources),
   };
   const record: Recorded = { settings, prepared, probes };
   await writeFileAtomic(recordFile(file), [`${JSON.stringify(record, null, 2)}\n`]);
   return { ...prepared, file, kept: false };
+}
+
+/** Rows as they are made, to a file that is whole or not there: half a gigabyte at 128k tokens. */
+async function writeRows(
+  file: string,
+  rows: Iterable<RulerRow>,
+  signal: AbortSignal | undefined,
+): Promise<{ rows: number; sha256: string; longest: number }> {
+  await mkdir(dirname(file), { recursive: true });
+  const temporary = `${file}.${process.pid}.tmp`;
+  const hash = createHash("sha256");
+  let [count, longest, rested] = [0, 0, Date.now()];
+  const handle = await open(temporary, "w");
+  try {
+    for (const row of rows) {
+      const line = rowLine(row);
+      hash.update(line);
+      await handle.write(line);
+      count++;
+      longest = Math.max(longest, row.length_w_model_temp);
+      // Lets signals and timers through: making rows never waits by itself.
+      if (Date.now() - rested > 50) {
+        await new Promise((resolve) => setImmediate(resolve));
+        rested = Date.now();
+      }
+      signal?.throwIfAborted();
+    }
+    await handle.sync();
+    await handle.close();
+    await rename(temporary, file);
+  } catch (error) {
+    await handle.close().catch(() => {});
+    await rm(temporary, { force: true });
+    throw asWriteError(error, file);
+  }
+  await syncDirectory(dirname(file));
+  return { rows: count, sha256: hash.digest("hex"), longest };
 }
 
 function sourcesOf(task: RulerTask, sources: ReadonlyMap<string, string>): Record<string, string> {
@@ -142,11 +171,6 @@ async function stillGood(file: string, settings: string): Promise<PreparedTask |
   }
 }
 
-/** A short name of a data file's content, for journals. */
-export function contentHash(text: string | Uint8Array): string {
-  return createHash("sha256").update(text).digest("hex");
-}
-
 /** `4096`, `4k` and `0.5k` as tokens; k is 1024 as RULER counts. */
 export function parseLength(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([kKmM]?)$/.exec(text.trim());
@@ -162,9 +186,4 @@ export function parseLength(text: string): number {
 /** Name of a length for folders and tables: 4096 is `4k`. */
 export function lengthName(length: number): string {
   return length % 1024 === 0 ? `${length / 1024}k` : String(length);
-}
-
-/** The task a data or prediction file is of, by its folder or name. */
-export function taskOfFile(file: string): string {
-  return basename(file).replace(/\.jsonl$/, "");
 }

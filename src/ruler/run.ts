@@ -2,13 +2,13 @@
 // Puts prompts to whatever answers them and keeps every answer as it comes: a journal line a sample, the
 // prediction file whole and in order at the end. What breaks off goes on with `resume`.
 
+import { createHash } from "node:crypto";
 import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { statOrNull, writeFileAtomic } from "../data/files.ts";
 import { JournalWriter, readJournal } from "../data/journal.ts";
 import { DataError, misuse } from "../errors.ts";
-import { type DataRow, type PredictionRow, readDataRows } from "./predictions.ts";
-import { contentHash } from "./prepare.ts";
+import { type DataRow, linesOf, type PredictionRow, readDataRows } from "./predictions.ts";
 import { SCORED_TASKS, type ScoredTask, selectFrom } from "./tasks/table.ts";
 import { pythonJson } from "./text/python-text.ts";
 
@@ -141,7 +141,7 @@ async function runTask(
   const maxTokens = options.maxTokens ?? task.tokensToGenerate;
   const header = {
     task: task.name,
-    prompts: contentHash(rows.map((row) => row.input + row.answer_prefix).join("\n")),
+    prompts: hashOf(rows),
     maxTokens,
     generator: generator.identity,
   };
@@ -208,6 +208,12 @@ async function answerAll(
   if (failed) throw failed.error;
 }
 
+function hashOf(rows: readonly DataRow[]): string {
+  const hash = createHash("sha256");
+  for (const { input, answer_prefix } of rows) hash.update(`${input}${answer_prefix}\n`);
+  return hash.digest("hex");
+}
+
 function promptOf(row: DataRow): RulerPrompt {
   return { text: row.input + row.answer_prefix, input: row.input, answerPrefix: row.answer_prefix };
 }
@@ -259,9 +265,9 @@ async function earlierAnswers(
 /** Answers of a prediction file with no journal, row by row; broken rows are asked again. */
 async function fromPredictions(file: string, rows: readonly DataRow[]): Promise<Map<number, string>> {
   const byPrompt = new Map<string, string>();
-  for (const line of (await readFile(file, "utf8")).split("\n")) {
+  for (const { text } of linesOf(await readFile(file))) {
     try {
-      const { input, pred } = JSON.parse(line) as PredictionRow;
+      const { input, pred } = JSON.parse(text) as PredictionRow;
       if (typeof input === "string" && typeof pred === "string") byPrompt.set(input, pred);
     } catch {
       // A broken row is as good as none.
