@@ -79,7 +79,8 @@ ElementType matrix_type(const at::Tensor& weight, const char* what, int64_t* wid
     case kQ8_0Tag: type = ElementType::kQ8_0; break;
     case kQ4_0Tag: type = ElementType::kQ4_0; break;
     case kQ4_1Tag: type = ElementType::kQ4_1; break;
-    default: TORCH_CHECK(false, "chatspace: ", what, " has no known element type: ", weight.scalar_type());
+    default: TORCH_CHECK(false, "chatspace: ", what, " must be float32, bfloat16 or float16, or blocks, got ",
+                         weight.scalar_type());
   }
   const int64_t bytes = weight.size(1) * static_cast<int64_t>(weight.element_size());
   TORCH_CHECK(bytes % block_bytes(type) == 0, "chatspace: a row of ", what, " is ", bytes, " bytes, no whole blocks of ",
