@@ -31,6 +31,21 @@ const REMEDIES: Readonly<Record<string, readonly string[]>> = {
   ERR_ARCHIVE_OUTPUTS: [
     "forward has to return logits [batch, tokens, vocabulary], alone or in a tuple or dict.",
   ],
+  ERR_ARCHIVE_DAMAGED: [AGAIN],
+  ERR_ARCHIVE_LENGTH: [
+    "scripts/py/export_torchscript.py traces a model so that it runs at any length.",
+    CONVERT,
+  ],
+  ERR_ARCHIVE_PAST: [
+    "Export with a past that may be empty (scripts/py/export_torchscript.py --with-past), or without.",
+  ],
+  ERR_ARCHIVE_PROBE: [
+    "Load it with dtype 'auto' and on the device it was traced for.",
+    "docs/foreign-archives.md says what forward has to take and return.",
+  ],
+  ERR_LAYER_OUTPUT: [
+    "Name the list of layers with the layers option; docs/foreign-archives.md says how it is understood.",
+  ],
   ERR_LAYERS_PATH: ["Leave the option out to take the longest numbered module list."],
   ERR_CUDA_MISSING: ["Build it with `npm run build:cuda`, or load with device: 'cpu'."],
   ERR_CUDA_ABI: ["Build it again with `npm run build:cuda`."],

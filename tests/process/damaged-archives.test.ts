@@ -20,6 +20,7 @@ const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 it.each([
   ["flips", "../golden/foreign/pair.pt", 300],
   ["flips", "../../models/stories260k.pt", 150],
+  ["rewritten records", "../golden/foreign/pair.pt", 200],
 ])(
   "%s in %s: %i copies",
   async (kind, source, count) => {
