@@ -34,10 +34,23 @@ export interface ArchiveMetadata {
   bosId: number | null;
   eosIds: number[];
   tokenizer: { files: string[]; addBos: boolean | null; chatTemplate: boolean };
-  source: { format: string; files: { name: string; bytes: number; sha256: string | null }[] };
+  source: {
+    format: string;
+    files: { name: string; bytes: number; sha256: string | null }[];
+    /** Where a hub gave the files. */
+    repository?: string;
+    /** Commit there. */
+    revision?: string;
+  };
   createdBy: string;
   /** By attribute path; type as stored (F32, Q4_1, ...), shape in elements. */
   weights: Record<string, { type: string; shape: number[] }>;
+}
+
+/** The repository on a hub and the commit that the source files are of. */
+export interface SourceOrigin {
+  repository: string;
+  revision: string;
 }
 
 export interface ConversionPlan {
@@ -52,6 +65,8 @@ export interface ConvertOptions {
   signal?: AbortSignal;
   /** sha256 of weight files that is known already, by file name. */
   sha256?: Readonly<Record<string, string>>;
+  /** Said in the archive. */
+  origin?: SourceOrigin;
 }
 
 /** The plan of a Hugging Face folder. Throws ERR_CHECKPOINT, ERR_CONFIG, ERR_FAMILY_UNKNOWN, ERR_WEIGHTS_MISSING, ERR_WEIGHTS_SHAPE. */
@@ -83,6 +98,7 @@ export async function convert(
     const path = statSync(source).isDirectory() ? join(source, file.name) : source;
     file.sha256 = options.sha256?.[file.name] ?? (await sha256OfFile(path, signal));
   }
+  Object.assign(metadata.source, options.origin);
   signal?.throwIfAborted();
   const extraFiles = plan.extraFiles.map((extra) =>
     extra.name === METADATA_FILE ? { name: extra.name, bytes: encodeJson(metadata) } : extra,

@@ -22,28 +22,41 @@ const STALL_MS = 30_000;
 
 /** Fetches `url` into `path`, going on from what is there. Throws with one sentence that says why. */
 export async function fetchToFile(url: string, path: string, options: HttpDownload): Promise<void> {
-  let failure = "";
+  let failure: unknown;
+  let wait = 0;
+  let answered = false;
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
-    if (attempt > 0)
-      await sleep(200 * 2 ** attempt, undefined, options.signal ? { signal: options.signal } : {});
+    if (wait > 0) await sleep(wait, undefined, options.signal ? { signal: options.signal } : {});
     const before = await sizeOf(path);
     if (before === options.bytes) return;
     try {
-      await once(url, path, before, attempt === 0 ? options.patience : STALL_MS, options);
+      await once(url, path, before, answered ? STALL_MS : options.patience, options);
       return;
     } catch (error) {
       options.signal?.throwIfAborted();
-      failure = reasonOf(error);
+      failure = error;
       // A hub that never answered is not asked again: the next source may.
-      const answered = !(error instanceof NoAnswer);
-      if (error instanceof Refused || (!answered && attempt === 0)) break;
+      if (error instanceof Refused || isOfTheDisk(error)) break;
+      if (!answered && error instanceof NoAnswer) break;
+      answered = true;
+      // A line that is cut again and again still gets there while each try brings something.
+      if ((await sizeOf(path)) > before) attempt = 0;
+      wait = error instanceof Later ? error.ms : 200 * 2 ** (attempt + 1);
     }
   }
-  throw new Error(failure);
+  throw new Error(reasonOf(failure), { cause: failure });
 }
 
 /** The server answered, and will not give the file. */
 class Refused extends Error {}
+/** The server answered, and says when to ask again. */
+class Later extends Error {
+  readonly ms: number;
+  constructor(message: string, ms: number) {
+    super(message);
+    this.ms = ms;
+  }
+}
 /** Nothing came. */
 class NoAnswer extends Error {}
 
@@ -73,7 +86,16 @@ async function once(
     if (!response.ok) {
       const again = response.status === 429 || response.status >= 500;
       const sentence = `HTTP ${response.status} ${response.statusText}`.trim();
-      throw again ? new Error(sentence) : new Refused(sentence);
+      const ms = retryAfter(response.headers.get("retry-after"));
+      if (again && ms !== null) throw new Later(sentence, ms);
+      // A signed address that has run out; the next try asks for another.
+      const expired = response.status === 403 && response.redirected;
+      throw again || expired ? new Error(sentence) : new Refused(sentence);
+    }
+    const start = /^bytes (\d+)-/.exec(response.headers.get("content-range") ?? "")?.[1];
+    if (resumed && start !== undefined && Number(start) !== have) {
+      await rm(path, { force: true });
+      throw new Error(`asked for bytes from ${have}, got them from ${start}, starting over`);
     }
     if (!response.body) throw new Error("an answer without a body");
     let done = resumed ? have : 0;
@@ -106,12 +128,31 @@ async function ask(
 ): Promise<Response> {
   const range: Record<string, string> = have > 0 ? { range: `bytes=${have}-` } : {};
   try {
-    return await fetch(url, { signal, headers: { ...headers, ...range }, redirect: "follow" });
+    return await fetch(url, {
+      signal,
+      // fetch leaves the authorisation out where a redirect goes to another origin.
+      headers: { ...headers, ...range, "accept-encoding": "identity" },
+      redirect: "follow",
+    });
   } catch (error) {
     if (signal.aborted) throw error;
     // DNS, refused connection, TLS: the cause says which.
     throw new NoAnswer(reasonOf(error));
   }
+}
+
+/** Milliseconds of a Retry-After header, ten minutes at most; null where there is none. */
+function retryAfter(header: string | null): number | null {
+  if (header === null) return null;
+  const seconds = Number(header);
+  const ms = Number.isFinite(seconds) ? seconds * 1000 : Date.parse(header) - Date.now();
+  return Number.isFinite(ms) ? Math.min(Math.max(ms, 1), 600_000) : null;
+}
+
+/** A full disk or a folder without rights: asking again helps as little as another source. */
+function isOfTheDisk(error: unknown): boolean {
+  const { code, syscall } = (error ?? {}) as NodeJS.ErrnoException;
+  return ["ENOSPC", "EDQUOT", "EACCES", "EROFS"].includes(code ?? "") && syscall !== "connect";
 }
 
 async function sizeOf(path: string): Promise<number> {

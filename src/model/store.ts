@@ -3,28 +3,25 @@
 // or a Hugging Face folder. What has to be fetched or converted lies in the user cache afterwards.
 
 import { createHash } from "node:crypto";
-import { readdirSync, readFileSync, type Stats, statSync } from "node:fs";
+import { readdirSync, type Stats, statSync } from "node:fs";
 import { realpath, rm } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { ModelError } from "../errors.ts";
 import { isGguf } from "../formats/gguf.ts";
-import { cacheFolder, ensureFolder, withLock } from "./cache-folder.ts";
-import { ARCHIVE_FORMAT, convert } from "./convert.ts";
+import { archivePath, convertedArchive, isFile, type StoreOptions } from "./archives.ts";
+import { cacheFolder, withLock } from "./cache-folder.ts";
 import { download } from "./download.ts";
+import { formatHubName, type HubPlace, hubPlace, parseHubName } from "./hub/place.ts";
+import { archiveOf, findOrPull, pullFromHub, removePulled, snapshotKey } from "./hub/pull.ts";
+import { listRecords } from "./hub/records.ts";
+import { listSnapshots } from "./hub/snapshot.ts";
 import { type CatalogModel, MODEL_CATALOG } from "./model-catalog.ts";
-import type { ProgressEvent } from "./progress.ts";
 
+export type { StoreOptions } from "./archives.ts";
 export { DEFAULT_MODEL, MODEL_CATALOG } from "./model-catalog.ts";
 
-export interface StoreOptions {
-  onProgress?: (event: ProgressEvent) => void;
-  signal?: AbortSignal;
-  /** Default: cacheFolder(). */
-  cache?: string;
-}
-
-/** A model of the catalogue and whether it is at hand. */
+/** A model that can be named and whether it is at hand. */
 export interface StoredModel {
   name: string;
   title: string;
@@ -37,25 +34,39 @@ export interface StoredModel {
 }
 
 /**
- * Path of the archive. Names of the catalogue come first; write ./NAME for a path of the same name.
- * Throws ERR_MODEL_UNKNOWN, ERR_DOWNLOAD, ERR_CACHE_WRITE and what convert() throws.
+ * Path of the archive. Names of the catalogue come first, then paths, then names on a hub
+ * (org/name[@revision][:file]); write ./NAME for a path of the same name.
+ * Throws ERR_MODEL_UNKNOWN, ERR_DOWNLOAD, ERR_CACHE_WRITE, what convert() and pullFromHub() throw.
  */
 export async function resolveModel(nameOrPath: string, options: StoreOptions = {}): Promise<string> {
   options.signal?.throwIfAborted();
   const known = MODEL_CATALOG.find((model) => model.name === nameOrPath.toLowerCase());
-  if (known) return pullModel(known.name, options);
+  if (known) return pullCatalogModel(known, options);
   const info = statSync(nameOrPath, { throwIfNoEntry: false });
-  if (!info) throw unknownModel(nameOrPath);
-  if (info.isDirectory()) return convertedPath(nameOrPath, await sourceKey(nameOrPath, info), options);
+  if (!info) {
+    const name = parseHubName(nameOrPath);
+    if (name) return findOrPull(name, options);
+    throw unknownModel(nameOrPath);
+  }
   // Whatever is no GGUF is taken for an archive; the loader says what is wrong with it.
-  if (!isGguf(nameOrPath)) return resolve(nameOrPath);
-  return convertedPath(nameOrPath, await sourceKey(nameOrPath, info), options);
+  if (!info.isDirectory() && !isGguf(nameOrPath)) return resolve(nameOrPath);
+  const name = basename(resolve(nameOrPath)).replace(/\.gguf$/, "");
+  return convertedArchive({ path: nameOrPath, name, key: await sourceKey(nameOrPath, info) }, options);
 }
 
-/** Fetches and converts a model of the catalogue, once. Returns the archive's path. Throws as resolveModel. */
+/**
+ * Fetches and converts a model of the catalogue, or one on a hub, whose revision is looked up again.
+ * Returns the archive's path. Throws as resolveModel.
+ */
 export async function pullModel(name: string, options: StoreOptions = {}): Promise<string> {
   const model = MODEL_CATALOG.find((candidate) => candidate.name === name.toLowerCase());
-  if (!model) throw unknownModel(name);
+  if (model) return pullCatalogModel(model, options);
+  const hubName = parseHubName(name);
+  if (hubName) return pullFromHub(hubName, options);
+  throw unknownModel(name);
+}
+
+async function pullCatalogModel(model: CatalogModel, options: StoreOptions): Promise<string> {
   const { origin } = model;
   if (origin.kind === "package") return packageArchive(origin.file);
   const cache = options.cache ?? cacheFolder();
@@ -66,49 +77,65 @@ export async function pullModel(name: string, options: StoreOptions = {}): Promi
     if (statSync(source, { throwIfNoEntry: false })?.size === origin.bytes) return;
     await download({ ...origin, name: origin.file }, source, options);
   });
-  return convertedPath(source, origin.sha256, { ...options, cache }, model.name, {
-    [origin.file]: origin.sha256,
-  });
+  const hub = origin.sources.find((each) => each.kind === "hub");
+  return convertedArchive(
+    {
+      path: source,
+      name: model.name,
+      key: origin.sha256,
+      sha256: { [origin.file]: origin.sha256 },
+      ...(hub ? { origin: { repository: hub.repository, revision: hub.revision } } : {}),
+    },
+    { ...options, cache },
+  );
 }
 
-/** The catalogue, with what is at hand. */
-export function listModels(cache: string = cacheFolder()): StoredModel[] {
-  return MODEL_CATALOG.map((model) => {
-    const { name, title, licence, origin } = model;
-    if (origin.kind === "package") {
-      const path = packageArchive(origin.file);
-      const bytes = statSync(path, { throwIfNoEntry: false })?.size;
-      if (bytes === undefined) return { name, title, licence, state: "absent", bytes: 0, path: null };
-      return { name, title, licence, state: "package", bytes, path };
-    }
-    const archive = archivePath(cache, name, origin.sha256);
-    const fetched = isFile(sourcePath(cache, model));
-    const state = isFile(archive) ? "ready" : fetched ? "fetched" : "absent";
-    return { name, title, licence, state, bytes: origin.bytes, path: state === "ready" ? archive : null };
-  });
+/** The catalogue, with what is at hand; then what was pulled or lies in the hub's cache folder. */
+export function listModels(cache: string = cacheFolder(), place: HubPlace = hubPlace()): StoredModel[] {
+  return [...MODEL_CATALOG.map((model) => catalogEntry(model, cache)), ...hubEntries(cache, place)];
 }
 
-async function convertedPath(
-  source: string,
-  key: string,
-  options: StoreOptions,
-  name: string = basename(resolve(source)).replace(/\.gguf$/, ""),
-  sha256: Record<string, string> = {},
-): Promise<string> {
-  const cache = options.cache ?? cacheFolder();
-  const archive = archivePath(cache, name, key);
-  if (isFile(archive)) return archive;
-  await ensureFolder(join(cache, "archives"));
-  await withLock(archive, options.signal, async () => {
-    if (isFile(archive)) return;
-    const { onProgress, signal } = options;
-    await convert(source, archive, {
-      sha256,
-      ...(signal ? { signal } : {}),
-      onProgress: (bytesDone, bytesTotal) => onProgress?.({ stage: "convert", name, bytesDone, bytesTotal }),
-    });
-  });
-  return archive;
+function catalogEntry(model: CatalogModel, cache: string): StoredModel {
+  const { name, title, licence, origin } = model;
+  if (origin.kind === "package") {
+    const path = packageArchive(origin.file);
+    const bytes = statSync(path, { throwIfNoEntry: false })?.size;
+    if (bytes === undefined) return { name, title, licence, state: "absent", bytes: 0, path: null };
+    return { name, title, licence, state: "package", bytes, path };
+  }
+  const archive = archivePath(cache, name, origin.sha256);
+  const fetched = isFile(sourcePath(cache, model));
+  const state = isFile(archive) ? "ready" : fetched ? "fetched" : "absent";
+  return { name, title, licence, state, bytes: origin.bytes, path: state === "ready" ? archive : null };
+}
+
+function hubEntries(cache: string, place: HubPlace): StoredModel[] {
+  const entries = new Map<string, StoredModel>();
+  for (const snapshot of listSnapshots(place)) {
+    const path = archiveOf(cache, { name: snapshot.name, key: snapshotKey(snapshot) });
+    const bytes = snapshot.files.reduce((sum, file) => sum + file.bytes, 0);
+    add(formatHubName(snapshot.name), snapshot.commit, "not known", bytes, path, "fetched");
+  }
+  for (const record of listRecords(cache)) {
+    const name = formatHubName(record.name);
+    const before = entries.get(name)?.state === "fetched" ? "fetched" : "absent";
+    add(name, record.commit, record.licence ?? "not known", record.bytes, archiveOf(cache, record), before);
+  }
+  return [...entries.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+
+  function add(
+    name: string,
+    commit: string,
+    licence: string,
+    bytes: number,
+    archive: string,
+    otherwise: StoredModel["state"],
+  ): void {
+    const ready = isFile(archive);
+    const title = `on a hub, commit ${commit.slice(0, 12)}`;
+    const state = ready ? "ready" : otherwise;
+    entries.set(name, { name, title, licence, state, bytes, path: ready ? archive : null });
+  }
 }
 
 // A path is the same source while its files have the same size and time. Their content is hashed when
@@ -127,33 +154,18 @@ function sourcePath(cache: string, model: CatalogModel): string {
   return join(cache, "sources", model.origin.file);
 }
 
-function archivePath(cache: string, name: string, key: string): string {
-  return join(cache, "archives", `${name}-${key.slice(0, 12)}-${converterKey()}.pt`);
-}
-
-let converter: string | undefined;
-
-// Archives hold the TorchScript sources, so a change of those makes other archives.
-function converterKey(): string {
-  if (converter) return converter;
-  const folder = fileURLToPath(new URL("../../native/architectures/", import.meta.url));
-  const hash = createHash("sha256").update(`format ${ARCHIVE_FORMAT}`);
-  for (const file of readdirSync(folder).sort()) hash.update(readFileSync(join(folder, file)));
-  converter = hash.digest("hex").slice(0, 8);
-  return converter;
-}
-
 function packageArchive(file: string): string {
   return fileURLToPath(new URL(`../../models/${file}`, import.meta.url));
 }
 
-function isFile(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
-}
-
-/** Removes a model's files from the cache (a path given as model is not touched). */
+/**
+ * Removes a model's files from our cache (a path given as model is not touched, nor is the folder that
+ * other hub clients share).
+ */
 export async function removeModel(name: string, cache: string = cacheFolder()): Promise<void> {
   const model = MODEL_CATALOG.find((candidate) => candidate.name === name.toLowerCase());
+  const hubName = model ? null : parseHubName(name);
+  if (hubName) return removePulled(hubName, cache);
   if (!model) throw unknownModel(name);
   if (model.origin.kind === "package") return;
   await rm(sourcePath(cache, model), { force: true });
@@ -168,7 +180,7 @@ function unknownModel(name: string): ModelError {
     {
       details: { name, known: names },
       remedies: [
-        "Give a .pt archive, a .gguf file or a Hugging Face folder.",
+        "Give a .pt archive, a .gguf file, a Hugging Face folder, or org/name of a model on a hub.",
         "`npx chatspace-steer models` lists the models that can be named.",
       ],
     },

@@ -18,7 +18,8 @@ export interface TokenizerBundle {
   hasChatTemplate: boolean;
 }
 
-const HUB_FILES = [
+/** Files of a Hugging Face folder that an archive takes over, where they are there. */
+export const HUB_FILES = [
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",

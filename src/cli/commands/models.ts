@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// `models`: which models and vectors can be named, and fetching one beforehand.
+// `models` and `pull`: which models and vectors can be named, and fetching one beforehand.
 
 import type { Command } from "commander";
+import { UsageError } from "../exit-codes.ts";
 import { interruptible } from "../interrupt.ts";
 import { bytesText, note, printJson, printLine, progressBar, table } from "../terminal.ts";
 
 interface Flags {
   json?: boolean;
+}
+
+interface PullFlags extends Flags {
+  revision?: string;
+  file?: string;
 }
 
 export function register(program: Command): void {
@@ -26,15 +32,24 @@ Examples:
     .description("what can be named, and whether it is at hand")
     .option("--json", "print the list as JSON")
     .action(list);
-  models
-    .command("pull")
-    .description("fetch a model, once, verified by its sha256, and convert it")
-    .argument("<name>", "name of the model")
-    .option("--json", "print the result as JSON")
-    .action((name: string, flags: Flags) => interruptible((signal) => pull(name, flags, signal)));
+  addPull(models.command("pull"));
+  addPull(program.command("pull")).addHelpText(
+    "after",
+    `
+Examples:
+  $ chatspace-steer pull HuggingFaceTB/SmolLM2-135M-Instruct
+  $ chatspace-steer pull Qwen/Qwen3-0.6B --revision main
+  $ chatspace-steer pull bartowski/Llama-3.2-1B-Instruct-GGUF --file Q8_0
+  $ HF_ENDPOINT=https://mirror.example chatspace-steer pull org/name
+  $ chatspace-steer chat -m org/name                          pulls by itself
+
+The files lie where Python's hub client looks for them too (HF_HUB_CACHE, HF_HOME), and what it has fetched
+is not fetched again. HF_TOKEN opens private and gated repositories. A pull that was cut goes on where it
+ended when it is run again.`,
+  );
   models
     .command("remove")
-    .description("remove a model's files from the cache")
+    .description("remove a model's files from our cache (not from the folder other hub clients share)")
     .argument("<name>", "name of the model")
     .action(async (name: string) => {
       const { removeModel } = await import("../../model/store.ts");
@@ -66,10 +81,34 @@ async function list(flags: Flags): Promise<void> {
   printLine(`vectors of ${DEFAULT_MODEL}: ${vectors.map((vector) => vector.name).join(", ") || "none"}`);
 }
 
-async function pull(name: string, flags: Flags, signal: AbortSignal): Promise<void> {
+function addPull(command: Command): Command {
+  return command
+    .description("Fetch a model, every file verified by its hash, and convert it.")
+    .argument("<name>", "org/name on a hub, org/name@revision:file, or a name that `models` lists")
+    .option("--revision <revision>", "branch, tag or commit (default: main)")
+    .option("--file <gguf>", "a GGUF file of the repository, or a part of its name: Q8_0")
+    .option("--json", "print the result as JSON")
+    .action((name: string, flags: PullFlags) => interruptible((signal) => pull(name, flags, signal)));
+}
+
+async function pull(name: string, flags: PullFlags, signal: AbortSignal): Promise<void> {
   const { pullModel } = await import("../../model/store.ts");
+  const whole = await nameOf(name, flags);
   const bar = progressBar();
-  const path = await pullModel(name, { signal, onProgress: bar.onProgress }).finally(bar.end);
-  if (flags.json) printJson({ name, path });
+  const path = await pullModel(whole, { signal, onProgress: bar.onProgress }).finally(bar.end);
+  if (flags.json) printJson({ name: whole, path });
   else printLine(path);
+  note(`SteerModel.load("${whole}") and -m ${whole} take it from the cache`);
+}
+
+async function nameOf(name: string, { revision, file }: PullFlags): Promise<string> {
+  if (revision === undefined && file === undefined) return name;
+  const { checkRevision, formatHubName, parseHubName } = await import("../../model/hub/place.ts");
+  const parsed = parseHubName(name);
+  if (!parsed) throw new UsageError(`expected org/name beside --revision and --file, got ${name}`);
+  return formatHubName({
+    ...parsed,
+    ...(revision === undefined ? {} : { revision: checkRevision(revision) }),
+    ...(file === undefined ? {} : { file }),
+  });
 }
