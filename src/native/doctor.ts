@@ -39,10 +39,8 @@ const GIB = 2 ** 30;
 /** Unpacked libtorch, the default model and its archive. */
 const DISK_NEEDED = 3 * GIB;
 const MEMORY_NEEDED = 2 * GIB;
-/** The default model (SmolLM2-135M-Instruct, GGUF Q4_1). */
-const DEFAULT_MODEL_BYTES = 98_362_432;
 
-/** Runs every check; never throws. A few seconds, most of them for the addon and the compiler. */
+/** Runs every check but that of the models, which the command adds; never throws. A few seconds, most of them for the addon and the compiler. */
 export async function runDoctor(): Promise<DoctorCheck[]> {
   const addon = await checkAddon();
   const libtorch = libtorchPlaces().find((place) => place.found);
@@ -62,7 +60,6 @@ export async function runDoctor(): Promise<DoctorCheck[]> {
     checkDisk(),
     await checkCuda(addon.report),
     await checkOnnxruntime(),
-    checkDefaultModel(),
   ];
 }
 
@@ -261,28 +258,6 @@ async function checkOnnxruntime(): Promise<DoctorCheck> {
         "Run `npm install` again; it is needed for ONNX sentence encoders only.",
         false,
       );
-}
-
-function checkDefaultModel(): DoctorCheck {
-  const folder = path.join(cacheRoot(), "models");
-  const file = ggufFiles(folder).find((name) => fs.statSync(name).size === DEFAULT_MODEL_BYTES);
-  return file
-    ? passed("default model", file, false)
-    : failed(
-        "default model",
-        `not in ${folder}`,
-        "Run `npx chatspace-steer models pull smollm2-135m-instruct`; smoke, generate and chat get it by themselves.",
-        false,
-      );
-}
-
-function ggufFiles(folder: string): string[] {
-  try {
-    const names = fs.readdirSync(folder, { recursive: true, encoding: "utf8" });
-    return names.filter((name) => name.endsWith(".gguf")).map((name) => path.join(folder, name));
-  } catch {
-    return [];
-  }
 }
 
 function inChild(code: string, args: string[]): Promise<Answer> {

@@ -5,6 +5,8 @@ import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, expect, it } from "vitest";
+import { checkDefaultModel } from "../../src/cli/model-check.ts";
+import { MODEL_CATALOG } from "../../src/model/model-catalog.ts";
 import { runDoctor } from "../../src/native/doctor.ts";
 
 const kept = { ...process.env };
@@ -36,8 +38,17 @@ it("names every missing thing and what to do about it", async () => {
   expect(checks.get("cmake")?.found).toBe("cmake is not installed");
   expect(checks.get("addon")?.found).toContain(path.join(empty, "none.node"));
   expect(checks.get("libtorch")?.found).toContain(path.join(empty, "none"));
-  expect(checks.get("default model")).toMatchObject({ ok: false, required: false });
   // A GPU is never demanded.
   expect(checks.get("cuda")).toMatchObject({ ok: true, required: false, remedy: null });
   expect(checks.get("node")).toMatchObject({ ok: true, remedy: null });
+});
+
+it("tells a default model that is absent from one that is fetched, by the folders the store uses", () => {
+  const cache = path.join(empty, "cache");
+  expect(checkDefaultModel(cache)).toMatchObject({ name: "default model", ok: false, required: false });
+  expect(checkDefaultModel(cache).remedy).toMatch(/^Run .+ pull smollm2-135m-instruct/);
+  const origin = MODEL_CATALOG[0]?.origin;
+  fs.mkdirSync(path.join(cache, "sources"), { recursive: true });
+  fs.writeFileSync(path.join(cache, "sources", origin?.file ?? ""), "");
+  expect(checkDefaultModel(cache)).toMatchObject({ ok: true, remedy: null });
 });

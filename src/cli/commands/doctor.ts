@@ -24,8 +24,11 @@ Examples:
 Exits 3 when something that is required is missing.`,
     )
     .action(async (flags: Flags) => {
-      const { runDoctor } = await import("../../native/doctor.ts");
-      const checks = await runDoctor();
+      const [{ runDoctor }, { checkDefaultModel }] = await Promise.all([
+        import("../../native/doctor.ts"),
+        import("../model-check.ts"),
+      ]);
+      const checks = [...(await runDoctor()), checkDefaultModel()];
       const missing = checks.filter((check) => !check.ok && check.required);
       if (flags.json) printJson({ ok: missing.length === 0, checks });
       else {
