@@ -7,6 +7,7 @@ export { type DataPart, type HaystackOptions, type Haystacks, openHaystacks } fr
 export { type GenerateOptions, generateRows, leastLength, rowLine } from "./generate.ts";
 export { type EndpointOptions, endpointGenerator } from "./generators/endpoint.ts";
 export { type SteerModelGeneratorOptions, steerModelGenerator } from "./generators/steer-model.ts";
+export { type MinimalScore, scoreMinimalFiles } from "./minimal/evaluate.ts";
 export { type MinimalOptions, type MinimalRow, minimalRows } from "./minimal/generate.ts";
 export { type PrepareMinimalOptions, prepareMinimal } from "./minimal/prepare.ts";
 export { type SetMatch, setMatch } from "./minimal/score.ts";

@@ -25,6 +25,8 @@ export interface DataRow {
   readonly outputs: readonly string[];
   readonly length: number;
   readonly answer_prefix: string;
+  readonly input_memory_instruction?: string;
+  readonly input_memory_content?: string;
 }
 
 const REDO = "run it again with --resume: rows that are whole are kept";

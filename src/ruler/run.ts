@@ -17,6 +17,8 @@ export interface RulerPrompt {
   readonly text: string;
   readonly input: string;
   readonly answerPrefix: string;
+  /** Of minimal tasks: the instruction with a pad, and the context between memory markers. */
+  readonly memory?: { readonly instruction: string; readonly content: string };
 }
 
 export interface GenerateCall {
@@ -215,7 +217,11 @@ function hashOf(rows: readonly DataRow[]): string {
 }
 
 function promptOf(row: DataRow): RulerPrompt {
-  return { text: row.input + row.answer_prefix, input: row.input, answerPrefix: row.answer_prefix };
+  const { input, answer_prefix: answerPrefix } = row;
+  const { input_memory_instruction: instruction, input_memory_content: content } = row;
+  const memory =
+    instruction !== undefined && content !== undefined ? { memory: { instruction, content } } : {};
+  return { text: input + answerPrefix, input, answerPrefix, ...memory };
 }
 
 function predictionOf(row: DataRow, pred: string): PredictionRow {

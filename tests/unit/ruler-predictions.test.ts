@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { signFlip } from "../../src/ruler/cost.ts";
+import { scoreMinimalFiles } from "../../src/ruler/minimal/evaluate.ts";
 import { minimalRows } from "../../src/ruler/minimal/generate.ts";
 import { prepareMinimal } from "../../src/ruler/minimal/prepare.ts";
 import { setMatch } from "../../src/ruler/minimal/score.ts";
@@ -158,6 +159,34 @@ describe("minimal tasks", () => {
     const scores = await scoreFolder(join(folder, "out"), { data });
     expect(scores).toMatchObject([{ task: "minimal_niah", score: 100, metric: "set_match" }]);
     expect(await writeScores(join(folder, "out"), scores)).toBeUndefined();
+  });
+});
+
+describe("minimal tasks answered elsewhere", () => {
+  const ref = (i: number, output: string) =>
+    JSON.stringify({ index: i, input: "1. cat 2. dog", outputs: [output] });
+  const pred = (i: number, text: unknown) => JSON.stringify({ index: i, pred: text });
+  const score = () => scoreMinimalFiles("niah", join(folder, "ref.jsonl"), join(folder, "pred.jsonl"));
+
+  it("are joined by index and scored on sets", async () => {
+    await write("ref.jsonl", [ref(0, "ab: 111111, 222222"), ref(1, "cd: 333333")]);
+    await write("pred.jsonl", [pred(1, "333333"), pred(0, "222222 it is")]);
+    expect(await score()).toMatchObject({ samples: 2, overlap: 75, recall: 75, precision: 100, exact: 50 });
+  });
+
+  it("are refused with missing, strange, doubled or broken rows", async () => {
+    await write("ref.jsonl", [ref(0, "ab: 111111"), ref(1, "cd: 333333")]);
+    const refused = async (lines: string[], code: string) => {
+      await write("pred.jsonl", lines);
+      await expect(score()).rejects.toMatchObject({ name: "DataError", code });
+    };
+    await refused([pred(0, "x")], "ERR_RULER_PREDICTION_MISSING");
+    await refused([pred(0, "x"), pred(1, "x"), pred(2, "x")], "ERR_RULER_PREDICTION_MISSING");
+    await refused([pred(0, "x"), pred(0, "x")], "ERR_RULER_PREDICTION_DOUBLED");
+    await refused([pred(0, 1)], "ERR_RULER_PREDICTION_ROW");
+    await refused(['{"index": 0, "pr'], "ERR_RULER_PREDICTION_ROW");
+    await write("ref.jsonl", ["{}"]);
+    await expect(score()).rejects.toMatchObject({ code: "ERR_RULER_DATA_ROW" });
   });
 });
 

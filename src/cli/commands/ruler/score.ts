@@ -3,11 +3,15 @@
 
 import type { Command } from "commander";
 import { writeFileAtomic } from "../../../data/files.ts";
+import { UsageError } from "../../exit-codes.ts";
 import { defined } from "../../options.ts";
 import { printJson, printLine, table } from "../../terminal.ts";
 
 interface ScoreFlags {
   data?: string;
+  ref?: string;
+  pred?: string;
+  taskType?: string;
   json?: boolean;
 }
 
@@ -15,10 +19,15 @@ export function registerScore(ruler: Command): void {
   ruler
     .command("score")
     .description("Score predictions as upstream; writes summary.csv and submission.csv beside them.")
-    .argument("<dir>", "folder with NAME.jsonl prediction files")
+    .argument("[dir]", "folder with NAME.jsonl prediction files")
     .option("--data <dir>", "the prompts they answer: missing, doubled and strange rows are errors")
+    .option("--ref <file>", "minimal tasks answered elsewhere: the prompts")
+    .option("--pred <file>", "and the answers, rows of { index, pred }")
+    .option("--task-type <name>", "and the task: niah, variable_tracking or common_words")
     .option("--json", "print the scores as JSON")
-    .action(async (folder: string, flags: ScoreFlags) => {
+    .action(async (folder: string | undefined, flags: ScoreFlags) => {
+      if (flags.ref !== undefined || flags.pred !== undefined) return scoreElsewhere(flags);
+      if (folder === undefined) throw new UsageError("expected a folder of predictions, or --ref and --pred");
       const { averageScore, scoreFolder, writeScores } = await import("../../../ruler/score.ts");
       const scores = await scoreFolder(folder, defined({ data: flags.data }));
       const files = await writeScores(folder, scores);
@@ -42,6 +51,27 @@ export function registerScore(ruler: Command): void {
       ]);
       printLine(table([...rows, ["average", averageScore(scores).toFixed(2), "", `${scores.length} tasks`]]));
     });
+}
+
+async function scoreElsewhere({ ref, pred, taskType, json }: ScoreFlags): Promise<void> {
+  const { MINIMAL_KINDS } = await import("../../../ruler/minimal/generate.ts");
+  if (ref === undefined || pred === undefined) throw new UsageError("--ref and --pred: expected both");
+  if (!(MINIMAL_KINDS as readonly string[]).includes(taskType ?? ""))
+    throw new UsageError(
+      `--task-type: expected one of ${MINIMAL_KINDS.join(", ")}, got ${taskType ?? "none"}`,
+    );
+  const { scoreMinimalFiles } = await import("../../../ruler/minimal/evaluate.ts");
+  const score = await scoreMinimalFiles(taskType!, ref, pred);
+  if (json) return printJson(score);
+  const { samples, overlap, recall, precision, exact, interval } = score;
+  const range = `[${interval.low.toFixed(1)}, ${interval.high.toFixed(1)}]`;
+  const cells = [
+    ["samples", String(samples)],
+    ["overlap", `${overlap.toFixed(2)} ${range}`],
+  ];
+  for (const [name, value] of Object.entries({ recall, precision, exact }))
+    cells.push([name, value.toFixed(2)]);
+  printLine(table(cells));
 }
 
 interface ReportFlags {
