@@ -46,7 +46,10 @@ for (const dtype of args.dtypes.split(",")) {
   const model = await SteerModel.load(path, { dtype, threads });
   const layers = model.info.layers;
   const steered = { none: [], one: [layers >> 1], all: Array.from({ length: layers }, (_, i) => i) };
-  const peer = weights === null ? null : new Peer(python.python, "transformers_peer.py", { OMP_NUM_THREADS: `${threads}` });
+  const peer =
+    weights === null
+      ? null
+      : new Peer(python.python, "transformers_peer.py", { OMP_NUM_THREADS: `${threads}` });
   if (peer !== null) await peer.ask({ do: "load", model: weights, dtype, threads });
   for (const batch of args.batches.split(",").map(Number)) {
     const tokens = prompts(batch, Number(args.prompt), model.info.vocabSize);

@@ -29,8 +29,15 @@ const { layers, hiddenSize, vocabSize } = model.info;
 const every = Array.from({ length: layers }, (_, layer) => layer);
 const vector = (seed) => Float32Array.from({ length: hiddenSize }, (_, i) => 0.02 * Math.sin(seed + i));
 const at = (op, which, seed = 1) =>
-  which.map((layer) => ({ layer, op, vector: vector(seed), ...(op === "cap" ? { min: -1e9, max: 1e9 } : {}), ...(op === "replace" ? { amount: 0.001 } : {}) }));
-const mixed = (seed) => every.flatMap((layer) => ["add", "cap", "ablate"].map((op) => at(op, [layer], seed)[0]));
+  which.map((layer) => ({
+    layer,
+    op,
+    vector: vector(seed),
+    ...(op === "cap" ? { min: -1e9, max: 1e9 } : {}),
+    ...(op === "replace" ? { amount: 0.001 } : {}),
+  }));
+const mixed = (seed) =>
+  every.flatMap((layer) => ["add", "cap", "ablate"].map((op) => at(op, [layer], seed)[0]));
 
 const cases = {
   none: () => [],
@@ -49,7 +56,12 @@ async function time(tokens, program) {
     const begin = performance.now();
     await Promise.all(
       tokens.map((ids, i) =>
-        model.generate(Int32Array.from(ids), { maxTokens, temperature: 0, ignoreEos: true, steering: program(i) }),
+        model.generate(Int32Array.from(ids), {
+          maxTokens,
+          temperature: 0,
+          ignoreEos: true,
+          steering: program(i),
+        }),
       ),
     );
     return performance.now() - begin;
@@ -59,7 +71,9 @@ async function time(tokens, program) {
 }
 
 console.log(machineLine(addon));
-console.log(`${args.model} ${args.dtype}, ${threads} threads, ${layers} layers, ${steps} greedy tokens, ${args.rounds} rounds in turns`);
+console.log(
+  `${args.model} ${args.dtype}, ${threads} threads, ${layers} layers, ${steps} greedy tokens, ${args.rounds} rounds in turns`,
+);
 const rows = [];
 for (const batch of args.batch.split(",").map(Number)) {
   const tokens = prompts(batch, 16, vocabSize);
