@@ -96,6 +96,9 @@ async function prepareOne(
   return { ...prepared, file, kept: false };
 }
 
+/** Characters that go to the file at once. */
+const HELD = 1 << 20;
+
 /** Rows as they are made, to a file that is whole or not there: half a gigabyte at 128k tokens. */
 async function writeRows(
   file: string,
@@ -106,12 +109,17 @@ async function writeRows(
   const temporary = `${file}.${process.pid}.tmp`;
   const hash = createHash("sha256");
   let [count, longest, rested] = [0, 0, Date.now()];
+  let held = "";
   const handle = await open(temporary, "w");
+  const flush = async () => {
+    hash.update(held);
+    await handle.write(held);
+    held = "";
+  };
   try {
     for (const row of rows) {
-      const line = rowLine(row);
-      hash.update(line);
-      await handle.write(line);
+      held += rowLine(row);
+      if (held.length > HELD) await flush();
       count++;
       longest = Math.max(longest, row.length_w_model_temp);
       // Lets signals and timers through: making rows never waits by itself.
@@ -121,6 +129,7 @@ async function writeRows(
       }
       signal?.throwIfAborted();
     }
+    await flush();
     await handle.sync();
     await handle.close();
     await rename(temporary, file);
