@@ -3,6 +3,7 @@
 // return (a tensor, one element of a tuple, delta and residual), with a past and without.
 
 import { describe, expect, it } from "vitest";
+import { SteerModel } from "../../src/model/steer-model.ts";
 import type { NativeModel } from "../../src/native/contract.ts";
 import { capture, cosine, fixture, golden, open, operation, program, run, worst } from "./foreign-world.ts";
 
@@ -142,6 +143,23 @@ describe.each(KINDS)("archive $name", ({ name, layersPath, output, cached, toler
         expect([...(together[i]?.tokens ?? [])]).toEqual([...alone.tokens]);
       }
     }));
+});
+
+it("SteerModel runs and steers one, with rows counted and the norm that acted", async () => {
+  await using model = await SteerModel.load(fixture("llama-past.pt"), { device: "cpu", threads: 1 });
+  const reference = golden("llama");
+  const vector = Float32Array.from(reference.vector);
+  const prompt = { tokens: reference.ids.slice(0, 4) };
+  const plain = await model.generate(prompt, { maxTokens: 10 });
+  const steered = await model.generate(prompt, {
+    maxTokens: 10,
+    steering: [{ layer: reference.layer, op: "add", vector, scale: 2 }],
+  });
+  const restored = await model.generate(prompt, { maxTokens: 10 });
+  expect([...plain.tokens]).toEqual(reference.cases.plain?.greedy);
+  expect([...steered.tokens]).toEqual(reference.cases.add?.greedy);
+  expect([...restored.tokens]).toEqual([...plain.tokens]);
+  expect(steered.steering).toMatchObject([{ site: "layers.1", op: "add", rows: 13 }]);
 });
 
 describe("sites of a stranger's archive", () => {
