@@ -336,7 +336,7 @@ def operations(vector):
 
 
 def flat(tensor):
-    return [float(f"{value:.9g}") for value in tensor.flatten().tolist()]
+    return [float(f"{value:.7g}") for value in tensor.flatten().tolist()]
 
 
 def golden(model, layers, form, vocab, width, run):

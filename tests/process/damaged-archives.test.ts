@@ -32,7 +32,9 @@ it.each([
     expect(ended, ended.stderr.slice(-2000)).toMatchObject({ code: 0, signal: null });
     const { ends } = ended.told.at(-1) as { ends: Record<string, number> };
     console.log(kind, source, ends);
-    const other = Object.keys(ends).filter((end) => !/^(ran|ERR_ARCHIVE_\w+|ERR_LAYER_OUTPUT|request ERR_\w+)$/.test(end));
+    const other = Object.keys(ends).filter(
+      (end) => !/^(ran|ERR_ARCHIVE_\w+|ERR_LAYER_OUTPUT|request ERR_\w+)$/.test(end),
+    );
     expect(other).toEqual([]);
     expect(Object.values(ends).reduce((a, b) => a + b)).toBe(count);
   },
