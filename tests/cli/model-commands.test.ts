@@ -174,5 +174,11 @@ test("inspect says what the model is", async () => {
   expect(info.layerOutput).toBe("delta-residual");
   expect(info.sites.map((site: { name: string }) => site.name)).toContain("layers.4.mlp");
   const text = await cli(["inspect", "stories260k", "--sites"]);
-  expect(text.stdout).toMatch(/layers\.4\.attn\s+64/);
+  expect(text.stdout).toMatch(/layers\.4\.attn\s+64\s+layers\.4\.attn\s+Attention/);
+  expect(text.stdout).toMatch(
+    /source +model\.safetensors \(safetensors, 1\.0 MB, sha256 407a7c58[0-9a-f]{56}\)/,
+  );
+  expect(text.stdout).toMatch(
+    /stored weights +292\.8 k numbers in 48 x F32\nloaded as +float32, not quantised/,
+  );
 });
