@@ -4,7 +4,7 @@
 const TWO_OVER_ROOT_PI = 2 / Math.sqrt(Math.PI);
 
 /**
- * The error function, to a few units in the last place of float64: the series of positive terms
+ * The error function, to 1e-15: the series of positive terms
  * (Abramowitz and Stegun 7.1.6), which cancels nothing. Beyond 6 it is 1 in float64.
  */
 export function erf(x: number): number {
