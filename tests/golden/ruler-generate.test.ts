@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { openHaystacks } from "../../src/ruler/data/haystacks.ts";
 import { generateRows, rowLine } from "../../src/ruler/generate.ts";
-import { RULER_TASKS } from "../../src/ruler/tasks/table.ts";
+import { RULER_TASKS, selectTasks } from "../../src/ruler/tasks/table.ts";
 import { selectTokenizer } from "../../src/ruler/tokens/select.ts";
 import { dataRoot, goldenRoot, goldenText, hasGolden } from "./ruler-golden.ts";
 
@@ -29,4 +29,20 @@ describe.skipIf(!hasGolden)("RULER data equals upstream's bytes", () => {
         expect(lines.join("")).toBe(goldenText(`${folder}/validation.jsonl`));
       });
     }
+});
+
+describe.skipIf(!hasGolden)("RULER at 128k", () => {
+  it("goes over to the large word list in cwe, and ends at the recorded size", async () => {
+    const data = openHaystacks({ data: fileURLToPath(dataRoot) });
+    const probes: number[] = [];
+    const options = { counter: await selectTokenizer("cl100k_base"), data, length: 131072, samples: 1 };
+    const rows = [
+      ...generateRows(selectTasks("cwe")[0]!, { ...options, onProbe: ({ size }) => probes.push(size) }),
+    ];
+    expect(rows).toHaveLength(1);
+    expect(probes.slice(3, 5)).toEqual([8896, 8402]);
+    expect(data.sources.get("english_words")).toMatch(/english_words\.json$/);
+    // Probes that fit, the largest last: 7970, since 7971 to 8001 do not.
+    expect(Math.min(...probes.slice(8)) - 1).toBe(7970);
+  });
 });

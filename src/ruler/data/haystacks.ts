@@ -37,11 +37,9 @@ const FILES: Record<DataPart, readonly RegExp[]> = {
   english_words: [/^english_words\.json$/],
 };
 
-/** A part's file in a folder; undefined where there is none. */
-export function findDataFile(folder: string, part: DataPart): string | undefined {
-  let names: string[];
+function folderNames(folder: string): string[] {
   try {
-    names = readdirSync(folder);
+    return readdirSync(folder);
   } catch (cause) {
     throw new DataError("ERR_RULER_DATA", `--data ${folder}: not a folder that can be read`, {
       details: { folder },
@@ -49,6 +47,11 @@ export function findDataFile(folder: string, part: DataPart): string | undefined
       cause,
     });
   }
+}
+
+/** A part's file in a folder; undefined where there is none. */
+export function findDataFile(folder: string, part: DataPart): string | undefined {
+  const names = folderNames(folder);
   for (const pattern of FILES[part]) {
     const found = names.filter((name) => pattern.test(name));
     if (found.length > 1)
@@ -73,6 +76,7 @@ export interface HaystackOptions {
 /** Haystacks from a folder, built-in text standing in for essays and questions that are not there. */
 export function openHaystacks(options: HaystackOptions = {}): Haystacks {
   const { data } = options;
+  if (data !== undefined) folderNames(data);
   const sources = new Map<DataPart, string>();
   const once = <T>(make: () => T) => {
     let value: T | undefined;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ruler cost`: what a vector costs at each length.
 
+import { join } from "node:path";
 import type { Command } from "commander";
+import { writeFileAtomic } from "../../../data/files.ts";
 import { UsageError } from "../../exit-codes.ts";
 import { interruptible } from "../../interrupt.ts";
 import {
@@ -66,7 +68,7 @@ async function cost(flags: CostFlags, signal: AbortSignal): Promise<void> {
   const { measureCost } = await import("../../../ruler/cost.ts");
   const { lengthName, parseLength } = await import("../../../ruler/prepare.ts");
   const { modelCounter } = await import("../../../ruler/tokens/model.ts");
-  const { steerModelGenerator } = await import("../../../ruler/generators/steer-model.ts");
+  const { describeProgram, steerModelGenerator } = await import("../../../ruler/generators/steer-model.ts");
   const steering = await programOf(flags);
   if (steering.length === 0) throw new UsageError("expected --vector or --steering: something to measure");
   const lengths = flags.lengths.split(",").map(parseLength);
@@ -88,7 +90,9 @@ async function cost(flags: CostFlags, signal: AbortSignal): Promise<void> {
         told.add(step);
       },
     });
-    if (flags.json) return printJson({ model: model.info.name, rows });
+    const result = { model: model.info.name, steering: describeProgram(steering), rows };
+    await writeFileAtomic(join(output, "cost.json"), [`${JSON.stringify(result, null, 2)}\n`]);
+    if (flags.json) return printJson(result);
     const head = ["length", "task", "pairs", "plain", "steered", "difference", "95 % interval", "p"];
     const body = rows.map(({ length, task: name, samples, plain, steered, difference: d, p }) => [
       lengthName(length),
