@@ -24,21 +24,21 @@ it("a running request holds the event loop until it is done", async () => {
   const ended = await child("exit-code-only");
   expect(ended, ended.stderr).toMatchObject({ code: 9, signal: null, stderr: "" });
   expect(ended.told).toEqual([{ finish: "length", tokens: 200 }]);
-});
+}, 120_000);
 
 it("an exception that nobody catches ends it as in any Node process", async () => {
   const ended = await child("throw-generating");
   expect(ended).toMatchObject({ code: 1, signal: null });
   expect(ended.stderr).toContain("thrown by the test");
   expect(ended.stderr).not.toMatch(/DEP0168|terminate called|Segmentation|core dumped/);
-});
+}, 120_000);
 
 it("SIGINT kills a process that generates", async () => {
   const ended = await child("sigint", { signal: "SIGINT" });
   expect(ended, ended.stderr).toMatchObject({ code: null, signal: "SIGINT", stderr: "" });
-});
+}, 120_000);
 
 it("SIGINT with a handler that exits gives the handler's code", async () => {
   const ended = await child("sigint-handled", { signal: "SIGINT" });
   expect(ended, ended.stderr).toMatchObject({ code: 130, signal: null, stderr: "" });
-});
+}, 120_000);

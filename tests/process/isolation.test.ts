@@ -9,7 +9,7 @@ it("two models at once answer as each does alone", async () => {
   const ended = await child("two-models");
   expect(ended, ended.stderr).toMatchObject({ code: 0, stderr: "" });
   expect(ended.told.at(-1)).toEqual({ equal: true, after: true, requests: 24 });
-});
+}, 120_000);
 
 it("workers load and generate; terminated while they load or generate, the main thread goes on", async () => {
   const ended = await child("workers", { timeoutMs: 150_000 });
@@ -24,4 +24,4 @@ it("an onEvent that throws is an uncaught exception each time, and no other requ
   expect(told).toMatchObject({ message: "from onEvent", equal: true });
   // Once for each event: tokens may be joined, "done" comes in any case.
   expect(told.caught).toBeGreaterThanOrEqual(2);
-});
+}, 120_000);

@@ -31,7 +31,7 @@ it("dispose ends what runs as aborted, works twice, and refuses later requests",
   expect(ended, ended.stderr).toMatchObject({ code: 0, stderr: "" });
   expect(ended.told.at(-1)).toMatchObject({ all: 30, code: "ERR_DISPOSED", layers: 5 });
   expect(ended.told.at(-1)?.aborted).toBeGreaterThan(0);
-});
+}, 120_000);
 
 it("a thousand quick aborts leave nothing behind", async () => {
   const ended = await child("aborts");
@@ -41,4 +41,4 @@ it("a thousand quick aborts leave nothing behind", async () => {
   expect(Object.values(told.finishes).reduce((a, b) => a + b)).toBe(1000);
   expect(told.finishes.aborted).toBeGreaterThan(300);
   console.log("finishes", told.finishes);
-});
+}, 120_000);
