@@ -12,6 +12,30 @@ export {
   SteerError,
   SteeringError,
 } from "./errors.ts";
+export {
+  type CompressedPrompt,
+  type CompressedSpan,
+  type CompressOptions,
+  type CompressorOptions,
+  PromptCompressor,
+} from "./memory/compressor.ts";
+export {
+  decodePromptEmbeds,
+  encodePromptEmbeds,
+  readPromptEmbeddings,
+  type StoredEmbeddings,
+  type WireDtype,
+  writePromptEmbeddings,
+} from "./memory/embedding-files.ts";
+export { type PromptEmbedsAnswer, type SendOptions, sendPromptEmbeds } from "./memory/send.ts";
+export {
+  type PromptEmbedsApi,
+  type PromptEmbedsRequest,
+  type PromptEmbedsRequestOptions,
+  promptEmbedsRequest,
+} from "./memory/send-request.ts";
+export type { ChunkPooling, CompressionSettings } from "./memory/settings.ts";
+export { type PromptSegment, parseMemorySpans } from "./memory/spans.ts";
 export type { CaptureOptions } from "./model/capture-options.ts";
 export type { ChatOptions } from "./model/chat.ts";
 export { type ChatResponse, captureOfMessage } from "./model/chat-response.ts";
