@@ -49,7 +49,7 @@ function strangeTexts(): string[] {
 const texts = [
   ...strangeTexts(),
   ...builtInEssays()
-    .slice(0, 40_000)
+    .slice(0, 12_000)
     .match(/[\s\S]{1,4000}/g)!,
 ];
 
