@@ -144,6 +144,17 @@ describe("a server that misbehaves", () => {
     expect(asked.length).toBe(1);
   });
 
+  it("is not asked where the options make no sense", () => {
+    const bad = (more: Partial<EndpointOptions>) =>
+      expect(() => ask("http://127.0.0.1:9/v1", more)).toThrow(
+        expect.objectContaining({ code: "ERR_RULER_OPTION" }),
+      );
+    bad({ url: "localhost:8000" });
+    bad({ concurrency: 0 });
+    bad({ tries: 1.5 });
+    bad({ timeoutMs: -1 });
+  });
+
   it("ends with the signal's reason, answers kept", async () => {
     const stop = new AbortController();
     const url = await serve(({ body, n }, response) => {

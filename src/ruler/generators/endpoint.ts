@@ -30,7 +30,7 @@ export interface EndpointOptions {
   readonly extraBody?: Readonly<Record<string, unknown>>;
 }
 
-/** @throws TypeError ERR_RULER_OPTION where the address is none */
+/** @throws TypeError or RangeError ERR_RULER_OPTION where the address is none or a number makes no sense */
 export function endpointGenerator(options: EndpointOptions): Generator {
   const { api = "completions", concurrency = 4, model, url, extraBody = {}, stop } = options;
   if (!/^https?:\/\//.test(url) || !URL.canParse(url))
@@ -41,6 +41,12 @@ export function endpointGenerator(options: EndpointOptions): Generator {
       "an http address such as http://localhost:8000/v1",
       url,
     );
+  for (const [name, value] of Object.entries({ concurrency, tries: options.tries ?? 1 }))
+    if (!Number.isInteger(value) || value < 1)
+      throw misuse(RangeError, "ERR_RULER_OPTION", name, "a whole number from 1", value);
+  const { timeoutMs = 1 } = options;
+  if (!(timeoutMs > 0 && timeoutMs <= 0x7fffffff))
+    throw misuse(RangeError, "ERR_RULER_OPTION", "timeout", "milliseconds from 1 to 2^31 - 1", timeoutMs);
   const sampling = {
     temperature: options.temperature ?? 0,
     top_p: options.topP ?? 1,
