@@ -53,6 +53,8 @@ export interface BatchLimits {
   tokensPerBatch: number | null;
   batchSize: number | null;
   minTokens: number;
+  /** Cost of a batch beside its tokens, in tokens; default that of a processor. */
+  batchCost?: number;
 }
 
 /** A loaded encoder. Owned by one process; not for use from two callers at once. */

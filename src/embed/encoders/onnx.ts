@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// ONNX sentence encoders by onnxruntime. One session, used by one caller; the next batch runs while the
-// last one is pooled.
+// ONNX sentence encoders by onnxruntime: one session, used by one caller. Its calls hold the thread they
+// are made on, which is why the pipeline runs them in lanes (onnx-lanes.ts).
 
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { DeviceError, ModelError } from "../../errors.ts";
@@ -149,16 +149,10 @@ class OnnxEncoder implements Encoder {
       );
       request.onBatch?.({ rows, tokens, paddedTokens: rows * batch.length });
     };
-    let running: { batch: Batch; output: Promise<Tensor> } | null = null;
     for (const batch of batches) {
       padded += batch.rows.length * batch.length;
-      const previous: { batch: Batch; output: Tensor } | null = running
-        ? { batch: running.batch, output: await running.output }
-        : null;
-      running = { batch, output: this.#run(request, batch) };
-      if (previous) finish(previous.batch, previous.output);
+      finish(batch, await this.#run(request, batch));
     }
-    if (running) finish(running.batch, await running.output);
     return {
       embeddings: out ?? new Float32Array(0),
       dim,

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The encoder a configuration asks for: described in the parent, opened in the encoder process.
 
+import { BATCH_COST } from "../batching.ts";
 import type { ResolvedConfig } from "../config.ts";
 import type { StageSettings } from "../stages/messages.ts";
 import { decoderModelSpec, openDecoderEncoder } from "./decoder-site.ts";
 import type { Encoder, ModelSpec } from "./encoder.ts";
 import { endpointModelSpec, openEndpointEncoder } from "./endpoint.ts";
 import { onnxModelSpec } from "./model-files.ts";
-import { openOnnxEncoder } from "./onnx.ts";
+import { openOnnxLanes } from "./onnx-lanes.ts";
 
 /** Finds the model and reads what its files say; loads nothing heavy. */
 export async function modelSpec(config: ResolvedConfig, cacheFolder: string): Promise<ModelSpec> {
@@ -32,13 +33,14 @@ export async function openEncoder({ config, model, device }: StageSettings): Pro
     case "decoder":
       return openDecoderEncoder(model, { device: plainDevice, threads, prefix: config.prefix });
     case "onnx":
-      return openOnnxEncoder(model, {
+      return openOnnxLanes(model, {
         device: plainDevice,
         threads,
         limits: {
           tokensPerBatch: config.tokensPerBatch,
           batchSize: config.batchSize,
           minTokens: config.bucketMinTokens,
+          batchCost: plainDevice === "cpu" ? BATCH_COST.cpu : BATCH_COST.gpu,
         },
       });
   }

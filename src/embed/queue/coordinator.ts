@@ -13,8 +13,8 @@ import { requireSameSettings, type ShardEntry } from "../journal.ts";
 import { beginHeader, missingRanges, prepareRun, readState, refuseExisting } from "../prepare.ts";
 import { ProgressMeter } from "../progress.ts";
 import { type EmbedOptions, type EmbedResult, finishRun } from "../run.ts";
-import { fromWire, type WireError } from "../stages/messages.ts";
 import { gitSha } from "../tool.ts";
+import { fromWire, type WireError } from "../wire-error.ts";
 import { connectRedis, QUEUE_NAME, QUEUE_PREFIX } from "./connection.ts";
 import type { RangeJob, RangeResult } from "./jobs.ts";
 

@@ -9,7 +9,7 @@ import { requireSameSettings } from "../journal.ts";
 import { prepareRun } from "../prepare.ts";
 import type { EmbedProgress } from "../progress.ts";
 import { embedDataset } from "../run.ts";
-import { toWire } from "../stages/messages.ts";
+import { toWire } from "../wire-error.ts";
 import { connectRedis, QUEUE_NAME, QUEUE_PREFIX } from "./connection.ts";
 import type { RangeJob, RangeResult } from "./jobs.ts";
 

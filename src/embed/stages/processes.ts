@@ -8,8 +8,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { SteerError } from "../../errors.ts";
+import { fromWire } from "../wire-error.ts";
 import { LINK_CODE } from "./frames.ts";
-import { type FromStage, fromWire, type StageSettings, type ToStage } from "./messages.ts";
+import type { FromStage, StageSettings, ToStage } from "./messages.ts";
 
 /** Stage entries are compiled files, also when this one runs from TypeScript (in tests). */
 function entry(name: string): string {

@@ -3,7 +3,8 @@
 // non-zero, leaves Ctrl-C to the parent, and dies when the parent is gone.
 
 import { connect, createServer, type Server, type Socket } from "node:net";
-import { type FromStage, type StageSettings, type ToStage, toWire } from "./messages.ts";
+import { toWire } from "../wire-error.ts";
+import type { FromStage, StageSettings, ToStage } from "./messages.ts";
 
 export interface StageContext {
   settings: StageSettings;
@@ -24,6 +25,8 @@ export function runStage(body: (context: StageContext) => Promise<void>): void {
   process.on("SIGINT", () => undefined);
   process.on("SIGTERM", () => undefined);
   process.on("disconnect", () => process.exit(1));
+  // The parent may have died while this module was loaded, before anyone listened.
+  if (!process.connected) process.exit(1);
   process.on("uncaughtException", fail);
   process.on("unhandledRejection", fail);
   process.on("message", (message: ToStage) => {

@@ -3,7 +3,7 @@
 
 import { Worker } from "node:worker_threads";
 import type { TokenizerFiles } from "../tokenize.ts";
-import { fromWire, type WireError } from "./messages.ts";
+import { fromWire, type WireError } from "../wire-error.ts";
 
 export interface TokenizedTexts {
   ids: Int32Array;

@@ -3,7 +3,7 @@
 
 import { parentPort, workerData } from "node:worker_threads";
 import { RowTokenizer, type TokenizerFiles } from "../tokenize.ts";
-import { toWire } from "./messages.ts";
+import { toWire } from "../wire-error.ts";
 
 const opening = RowTokenizer.open(workerData as TokenizerFiles);
 opening.catch(() => undefined);
