@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The public names of the package.
 
+export type { EmbedConfig } from "./embed/config.ts";
+export { embedDataset } from "./embed/embed-dataset.ts";
+export type { EmbedProgress } from "./embed/progress.ts";
+export type { EmbedOptions, EmbedResult } from "./embed/run.ts";
 export {
   DataError,
   DeviceError,
