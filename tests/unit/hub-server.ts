@@ -92,7 +92,7 @@ export async function startHub(): Promise<HubFixture> {
       return;
     }
     const path = decodeURIComponent(file![3]!);
-    const bytes = file![2] === commit ? files.get(path) : undefined;
+    const bytes = ["main", commit].includes(file![2]!) ? files.get(path) : undefined;
     if (!bytes) {
       end(response, 404, { "x-error-code": "EntryNotFound" });
       return;
