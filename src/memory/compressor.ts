@@ -26,6 +26,7 @@ export interface CompressorOptions {
   /** Most embedder tokens of one batch. Default 8192. */
   tokenBudget?: number;
   device?: LoadOptions["device"];
+  /** Of the embedder. Default float32, also for half-precision checkpoints: it is small, and a cache of half precision costs two digits. */
   dtype?: LoadOptions["dtype"];
   threads?: LoadOptions["threads"];
   signal?: AbortSignal;
@@ -104,6 +105,7 @@ export class PromptCompressor {
       pooling,
       embedder_site: site,
       embedder_sha256: encoder.weightHash,
+      embedder_dtype: encoder.dtype,
       projector_sha256: sha256(...projectorBytes(checkpoint.projectors)),
       tokenizer_sha256: sha256(readFileSync(join(checkpoint.llm, "tokenizer.json"))),
     };
@@ -140,7 +142,7 @@ export class PromptCompressor {
         throw misfit(checkpoint.folder, "hidden size of llm/", projector.outputs, rows.hiddenSize);
       const encoder = await ChunkEncoder.load(embedder, settings, embedTokenizer, {
         tokenBudget: budget,
-        model: load,
+        model: { dtype: "float32", ...load },
       });
       owned.push(encoder);
       if (encoder.width !== projector.inputs)

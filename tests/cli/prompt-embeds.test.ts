@@ -103,7 +103,9 @@ describe("build", () => {
       { start: 7, end: 40, tokens: 132 },
       { start: 46, end: 48, tokens: 5 },
     ]);
-    expect(said.provenance).toMatchObject({ chunk_size: "4", pooling: "marker", checkpoint: "checkpoint" });
+    expect(said.provenance).toMatchObject({
+      ...{ chunk_size: "4", pooling: "marker", checkpoint: "checkpoint", embedder_dtype: "float32" },
+    });
     expect(readPromptEmbeddings(out).provenance).toEqual(said.provenance);
   });
 

@@ -194,6 +194,28 @@ describe("batches", () => {
     });
   });
 
+  test("a signal is listened to by many runs without a warning of a leak", async () => {
+    const warnings: string[] = [];
+    const onWarning = (warning: Error) => warnings.push(warning.name);
+    process.on("warning", onWarning);
+    const { signal } = new AbortController();
+    await compressor.compress(caseOf("two-spans").text!, { signal });
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    process.off("warning", onWarning);
+    expect(warnings).toEqual([]);
+  });
+
+  test("half precision is asked for, never taken", async () => {
+    const text = caseOf("two-spans").text!;
+    const { prompt } = await compressor.compress(text);
+    const deviation = async (dtype: "float32" | "bfloat16") => {
+      await using other = await PromptCompressor.load(checkpoint, { device: "cpu", threads: 1, dtype });
+      return worst((await other.compress(text)).prompt.promptEmbeddings, prompt.promptEmbeddings).value;
+    };
+    expect(await deviation("float32")).toBe(0);
+    expect(await deviation("bfloat16")).toBeGreaterThan(1e-4);
+  });
+
   test("an aborted signal ends it with its reason", async () => {
     const reason = new Error("enough");
     const signal = AbortSignal.abort(reason);

@@ -31,12 +31,10 @@ export function addDeviceOptions(command: Command): Command {
   return command
     .option("--device <device>", "cpu or cuda:N (default: cuda:0 if there is one)")
     .addOption(
-      new Option("--dtype <dtype>", "dtype of the weights").choices([
-        "auto",
-        "float32",
-        "bfloat16",
-        "float16",
-      ]),
+      new Option(
+        "--dtype <dtype>",
+        "dtype of weights and cache (default: float32 for the embedder, as stored for the model)",
+      ).choices(["auto", "float32", "bfloat16", "float16"]),
     )
     .option("--threads <n>", "threads (default: the cores this process may use)", positiveInteger);
 }
