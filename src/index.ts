@@ -41,6 +41,7 @@ export {
 export type { ChunkPooling, CompressionSettings } from "./memory/settings.ts";
 export { type PromptSegment, parseMemorySpans } from "./memory/spans.ts";
 export type { CaptureOptions } from "./model/capture-options.ts";
+export type { CaptureReduction, SparseEncoder } from "./model/capture-reduction.ts";
 export type { ChatOptions } from "./model/chat.ts";
 export { type ChatResponse, captureOfMessage } from "./model/chat-response.ts";
 export {
@@ -53,6 +54,7 @@ export type { StreamChunk, TextStream } from "./model/generation.ts";
 export type { LoadOptions } from "./model/load-options.ts";
 export { loadTokenizer } from "./model/load-tokenizer.ts";
 export type { ModelInfo } from "./model/model-info.ts";
+export type { Probe } from "./model/probes.ts";
 export type { ProgressEvent } from "./model/progress.ts";
 export type { Prompt, PromptEmbeddings, TokenIds } from "./model/prompt.ts";
 export type { ForwardOptions, GenerateOptions, RunOptions, ScoreOptions } from "./model/request.ts";
@@ -62,6 +64,7 @@ export type {
   FinishReason,
   ForwardResult,
   GenerateResult,
+  ProbeReading,
   ScoreResult,
   Steered,
   Timing,
@@ -72,8 +75,15 @@ export type { SamplingOptions } from "./model/sampling.ts";
 export { type MemoryUsage, SteerModel } from "./model/steer-model.ts";
 export { type DecodeOptions, type EncodeOptions, Tokenizer } from "./model/tokenizer.ts";
 export type { NativeDtype as Dtype, NativeStats as EngineStats } from "./native/contract.ts";
+export type { SteeringGate } from "./steering/gate.ts";
 export type { OperationKind, SteeringOperation, SteeringProgram } from "./steering/program.ts";
 export { loadSteeringProgram } from "./steering/program-files.ts";
+export {
+  constantStrength,
+  decayingStrength,
+  linearStrength,
+  type StrengthSchedule,
+} from "./steering/schedule.ts";
 export type { Phase, Position, Scope } from "./steering/scope.ts";
 export type { Site, SiteReference } from "./steering/sites.ts";
 export { SteeringVector, type SteeringVectorInit, type VectorModel } from "./steering/vector.ts";

@@ -20,20 +20,34 @@ int32_t clamp_to_int32(double value) {
   return value >= 2147483647.0 ? 2147483647 : static_cast<int32_t>(value);
 }
 
+SteerKind to_kind(const std::string& op) {
+  static const std::pair<const char*, SteerKind> kinds[] = {
+      {"add", SteerKind::kAdd},         {"cap", SteerKind::kCap},         {"ablate", SteerKind::kAblate},
+      {"replace", SteerKind::kReplace}, {"rotate", SteerKind::kRotate},   {"addNorm", SteerKind::kAddNorm},
+      {"swap", SteerKind::kSwap},       {"subspace", SteerKind::kSubspace}};
+  for (const auto& [name, kind] : kinds) {
+    if (op == name) return kind;
+  }
+  throw Error("ERR_NATIVE_ARGUMENT", text("op: expected the name of an operation, got ", op));
+}
+
+GateSpec to_gate(const Fields& fields) {
+  GateSpec spec;
+  spec.site = fields.string("site");
+  spec.direction = fields.floats("direction");
+  spec.threshold = static_cast<float>(fields.number("threshold"));
+  spec.above = fields.boolean("above");
+  spec.cosine = fields.boolean("cosine");
+  spec.latch = fields.boolean("latch");
+  return spec;
+}
+
 OperationSpec to_operation(const Fields& fields) {
   OperationSpec spec;
   spec.site = fields.string("site");
-  const std::string op = fields.string("op");
-  if (op == "cap") {
-    spec.kind = SteerKind::kCap;
-  } else if (op == "ablate") {
-    spec.kind = SteerKind::kAblate;
-  } else if (op == "replace") {
-    spec.kind = SteerKind::kReplace;
-  } else if (op != "add") {
-    throw Error("ERR_NATIVE_ARGUMENT", text("op: expected add, cap, ablate or replace, got ", op));
-  }
+  spec.kind = to_kind(fields.string("op"));
   spec.vector = fields.floats("vector");
+  spec.second = fields.floats("second");
   spec.scale = static_cast<float>(fields.number("scale"));
   spec.min = static_cast<float>(fields.number("min"));
   spec.max = static_cast<float>(fields.number("max"));
@@ -45,7 +59,20 @@ OperationSpec to_operation(const Fields& fields) {
   spec.scope.after_generated = clamp_to_int32(fields.number("afterGenerated"));
   spec.scope.first_generated = clamp_to_int32(fields.number("firstGenerated"));
   spec.scope.token_ids = fields.ints("tokenIds");
+  const std::vector<float> points = fields.floats("schedule");
+  for (size_t i = 0; i + 1 < points.size(); i += 2) spec.schedule.points.emplace_back(points[i], points[i + 1]);
+  if (!fields.absent("gate")) spec.gate = to_gate(fields.object("gate"));
   return spec;
+}
+
+void read_reduction(const Fields& fields, CaptureSpec& spec) {
+  const std::string kind = fields.string("kind");
+  spec.reduce = kind == "directions" ? Reduce::kDirections : kind == "encoder" ? Reduce::kEncoder : Reduce::kLens;
+  spec.weight = fields.floats("weight");
+  spec.bias = fields.floats("bias");
+  spec.relu = fields.boolean("relu");
+  spec.cosine = fields.boolean("cosine");
+  spec.top_k = fields.integer("topK");
 }
 
 CaptureSpec to_capture(const Fields& fields) {
@@ -55,6 +82,16 @@ CaptureSpec to_capture(const Fields& fields) {
   read_positions(fields, spec.scope);
   const std::string pool = fields.string("pool");
   spec.pool = pool == "mean" ? Pool::kMean : pool == "last" ? Pool::kLast : pool == "first" ? Pool::kFirst : Pool::kNone;
+  if (!fields.absent("reduce")) read_reduction(fields.object("reduce"), spec);
+  return spec;
+}
+
+CaptureSpec to_probe(const Fields& fields) {
+  CaptureSpec spec;
+  spec.site = fields.string("site");
+  spec.reduce = Reduce::kDirections;
+  spec.weight = fields.floats("direction");
+  spec.cosine = fields.boolean("cosine");
   return spec;
 }
 
@@ -140,6 +177,9 @@ RequestSpec to_request(const Fields& fields) {
   spec.logits = logits == "all" ? LogitsWanted::kAll : logits == "last" ? LogitsWanted::kLast : LogitsWanted::kNone;
   for (const Fields& operation : fields.objects("program")) spec.program.push_back(to_operation(operation));
   for (const Fields& capture : fields.objects("captures")) spec.captures.push_back(to_capture(capture));
+  if (!fields.absent("probes")) {
+    for (const Fields& probe : fields.objects("probes")) spec.probes.push_back(to_probe(probe));
+  }
   return spec;
 }
 
@@ -236,6 +276,7 @@ Napi::Object to_js(Napi::Env env, TokenBatch batch) {
   out.Set("logprobs", to_float32(env, std::move(batch.logprobs)));
   out.Set("topIds", to_int32(env, batch.top_ids));
   out.Set("topLogprobs", to_float32(env, std::move(batch.top_logprobs)));
+  out.Set("probes", to_float32(env, std::move(batch.probes)));
   return out;
 }
 
@@ -248,17 +289,22 @@ Napi::Object to_js(Napi::Env env, Result result) {
   out.Set("tokens", to_int32(env, result.tokens));
   out.Set("promptLogprobs", to_float32(env, std::move(result.prompt_logprobs)));
   out.Set("logits", to_float32(env, std::move(result.logits)));
-  Napi::Array captures = Napi::Array::New(env, result.captures.size());
-  for (size_t i = 0; i < result.captures.size(); ++i) {
-    CaptureResult& capture = result.captures[i];
-    Napi::Object each = Napi::Object::New(env);
-    each.Set("site", capture.site);
-    each.Set("positions", to_int32(env, capture.positions));
-    each.Set("data", to_float32(env, std::move(capture.data)));
-    each.Set("width", number(static_cast<double>(capture.width)));
-    captures.Set(static_cast<uint32_t>(i), each);
-  }
-  out.Set("captures", captures);
+  const auto readings = [env, number](std::vector<CaptureResult>& list) {
+    Napi::Array array = Napi::Array::New(env, list.size());
+    for (size_t i = 0; i < list.size(); ++i) {
+      CaptureResult& capture = list[i];
+      Napi::Object each = Napi::Object::New(env);
+      each.Set("site", capture.site);
+      each.Set("positions", to_int32(env, capture.positions));
+      each.Set("indices", to_int32(env, capture.indices));
+      each.Set("data", to_float32(env, std::move(capture.data)));
+      each.Set("width", number(static_cast<double>(capture.width)));
+      array.Set(static_cast<uint32_t>(i), each);
+    }
+    return array;
+  };
+  out.Set("captures", readings(result.captures));
+  out.Set("probes", readings(result.probes));
   auto touched = Napi::Float64Array::New(env, result.counters.size());
   auto change = Napi::Float64Array::New(env, result.counters.size());
   for (size_t i = 0; i < result.counters.size(); ++i) {

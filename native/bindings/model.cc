@@ -28,7 +28,7 @@ struct Opened {
 std::shared_ptr<const ModelFacts> facts_of(const Decoder& decoder) {
   auto facts = std::make_shared<ModelFacts>();
   facts->info = decoder.info();
-  for (const Site& site : decoder.sites().list()) facts->sites.push_back({site.name, site.path, site.width, {}});
+  for (const Site& site : decoder.sites().list()) facts->sites.push_back({site.name, site.path, site.width, {}, site.order});
   facts->tree = decoder.module_tree();
   facts->extra_files = decoder.extra_files();
   return facts;

@@ -24,6 +24,7 @@ class RequestSink : public Sink, public std::enable_shared_from_this<RequestSink
     append(pending_.logprobs, batch.logprobs);
     append(pending_.top_ids, batch.top_ids);
     append(pending_.top_logprobs, batch.top_logprobs);
+    append(pending_.probes, batch.probes);
     if (posted_) return;
     posted_ = true;
     queue_->post([self = shared_from_this()](Napi::Env env) { self->deliver_tokens(env); });

@@ -78,6 +78,9 @@ class Decoder {
   // Blocks of the cache, 0 when the decoder keeps its own state per sequence.
   virtual int64_t cache_blocks() const = 0;
   virtual int64_t cache_block_bytes() const = 0;
+  // Log-probabilities [n, vocab] of rows of the residual stream [n, hidden] as if they were the last layer's,
+  // float32 on the device. Sites must be idle.
+  virtual at::Tensor lens(const at::Tensor& rows);
   // Drops what the decoder keeps for a sequence.
   virtual void release(int64_t sequence_id) { (void)sequence_id; }
   virtual std::vector<std::pair<std::string, std::string>> module_tree() const = 0;

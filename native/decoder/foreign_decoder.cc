@@ -370,7 +370,7 @@ void ForeignDecoder::install_sites() {
     hook->copy_before_write = true;
     jit::Module module = submodule(module_, site.path);
     surgeon.install(module, hook, site.form);
-    sites_.add({canonical_name(site.path, info_.layers_path), site.path, site.width, hook});
+    sites_.add({canonical_name(site.path, info_.layers_path), site.path, site.width, hook, site.order});
     if (site.path == first_layer) {
       info_.hidden_size = site.width;
       info_.layer_output = site.form.kind == OutputForm::Kind::kPair ? "delta-residual" : "hidden";

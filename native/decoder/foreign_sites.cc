@@ -156,6 +156,7 @@ std::vector<LearnedSite> SiteProbe::learn(const std::string& layers_path, int64_
       break;
     }
   }
+  for (LearnedSite& site : sites) site.order = find(site.path)->hook->last_call;
   return sites;
 }
 

@@ -19,6 +19,7 @@ struct LearnedSite {
   int64_t width = 0;
   OutputForm form;
   double magnitude = 0.0;  // of a pair: largest absolute value seen in it
+  int64_t order = 0;       // ascends in the order the forward left the modules
 };
 
 class SiteProbe {

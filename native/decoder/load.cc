@@ -34,4 +34,8 @@ std::unique_ptr<Decoder> load_decoder(const LoadOptions& options) {
   }
 }
 
+at::Tensor Decoder::lens(const at::Tensor&) {
+  throw Error("ERR_REDUCER", "the logit lens needs an archive of our own (chatspace-steer convert)");
+}
+
 }  // namespace chatspace

@@ -103,20 +103,21 @@ OwnDecoder::OwnDecoder(Archive archive, const LoadOptions& options)
 
 void OwnDecoder::install_sites() {
   Surgeon surgeon;
-  const auto add = [&](const std::string& name, const std::string& path, OutputForm form) {
+  // The order of the forward: within a layer attention, then MLP, then what the layer hands on.
+  const auto add = [&](const std::string& name, const std::string& path, OutputForm form, int64_t order) {
     auto hook = c10::make_intrusive<SiteHook>();
     torch::jit::Module module = submodule(module_, path);
     surgeon.install(module, hook, form);
-    sites_.add({name, path, info_.hidden_size, hook});
+    sites_.add({name, path, info_.hidden_size, hook, order});
   };
-  add("embed", "embed", {});
+  add("embed", "embed", {}, 0);
   for (int64_t layer = 0; layer < info_.layers; ++layer) {
     const std::string path = text("layers.", layer);
-    add(path, path, {OutputForm::Kind::kPair, 0, 1});
-    add(path + ".attn", path + ".attn", {});
-    add(path + ".mlp", path + ".mlp", {});
+    add(path, path, {OutputForm::Kind::kPair, 0, 1}, 3 * layer + 3);
+    add(path + ".attn", path + ".attn", {}, 3 * layer + 1);
+    add(path + ".mlp", path + ".mlp", {}, 3 * layer + 2);
   }
-  add("final", "norm", {});
+  add("final", "norm", {}, 3 * info_.layers + 1);
 }
 
 void OwnDecoder::size_cache(const LoadOptions& options, at::ScalarType dtype) {
@@ -160,6 +161,11 @@ at::Tensor OwnDecoder::forward(const StepRows& step, const std::vector<int64_t>&
     selected = hidden.index_select(0, tensor_of(logit_rows, at::kLong, device_));
   }
   return module_.get_method("logits")({selected}).toTensor().to(at::kCPU, at::kFloat).contiguous();
+}
+
+at::Tensor OwnDecoder::lens(const at::Tensor& rows) {
+  const at::Tensor normed = module_.attr("norm").toModule().forward({rows, at::zeros_like(rows)}).toTensor();
+  return at::log_softmax(module_.get_method("logits")({normed}).toTensor().to(at::kFloat), -1);
 }
 
 std::vector<std::pair<std::string, std::string>> OwnDecoder::module_tree() const {

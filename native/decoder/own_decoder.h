@@ -17,6 +17,7 @@ class OwnDecoder : public Decoder {
   OwnDecoder(Archive archive, const LoadOptions& options);
 
   at::Tensor forward(const StepRows& step, const std::vector<int64_t>& logit_rows) override;
+  at::Tensor lens(const at::Tensor& rows) override;
   int64_t max_sequences() const override { return max_batch_; }
   int64_t cache_blocks() const override { return cache_->blocks(); }
   int64_t cache_block_bytes() const override { return block_bytes_; }

@@ -6,6 +6,7 @@
 #include <torch/csrc/jit/runtime/graph_executor.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "errors.h"
 #include "ops/backend.h"
@@ -78,7 +79,8 @@ bool Engine::load() {
   const Failure failure = guard([this] {
     decoder_ = load_decoder(options_);
     blocks_ = std::make_unique<BlockStore>(decoder_->cache_blocks());
-    tables_ = std::make_unique<StepTables>(decoder_->sites(), decoder_->device());
+    tables_ = std::make_unique<StepTables>(decoder_->sites(), decoder_->device(),
+                                           [this](const at::Tensor& rows) { return decoder_->lens(rows); });
     std::lock_guard<std::mutex> lock(mutex_);
     stats_.weight_bytes = decoder_->info().weight_bytes;
     stats_.cache_blocks = blocks_->total();
@@ -163,11 +165,9 @@ Failure Engine::prepare(Sequence& sequence) {
     SiteTable& sites = decoder_->sites();
     if (!sequence.spec.program.empty()) {
       sequence.program = Program::compile(sequence.spec.program, sites, decoder_->device());
+      sequence.latches.assign(sequence.program->readings().size(), std::numeric_limits<float>::quiet_NaN());
     }
-    for (const CaptureSpec& capture : sequence.spec.captures) {
-      const int64_t site = sites.require(capture.site);
-      sequence.captures.emplace_back(site, sites.at(site).width, capture.scope, capture.pool);
-    }
+    prepare_captures(sequence);
     sequence.needed = sequence.first_needed();
     const int64_t need = blocks_for(sequence);
     if (blocks_->total() > 0 && need > blocks_->total()) {
@@ -177,6 +177,22 @@ Failure Engine::prepare(Sequence& sequence) {
                        blocks_->total() * decoder_->cache_block_bytes(), ")"));
     }
   });
+}
+
+void Engine::prepare_captures(Sequence& sequence) {
+  const SiteTable& sites = decoder_->sites();
+  const ModelInfo& info = decoder_->info();
+  const auto add = [&](std::vector<Capture>& list, const CaptureSpec& spec) {
+    const int64_t site = sites.require(spec.site);
+    const int64_t width = sites.at(site).width;
+    if (spec.reduce == Reduce::kLens && (!info.own || width != info.hidden_size)) {
+      throw Error("ERR_REDUCER", text("capture at ", spec.site, ": expected a site of the residual stream of an archive "
+                                      "of our own for the logit lens"));
+    }
+    list.push_back(Capture::make(spec, site, width, info.vocab_size, decoder_->device()));
+  };
+  for (const CaptureSpec& capture : sequence.spec.captures) add(sequence.captures, capture);
+  for (const CaptureSpec& probe : sequence.spec.probes) add(sequence.probes, probe);
 }
 
 bool Engine::take_blocks(Sequence& sequence) {
@@ -320,6 +336,8 @@ void Engine::step() {
     slice.tokens = rows.tokens.data() + slice.first_row;
     slice.program = sequence.program.get();
     slice.captures = &sequence.captures;
+    slice.probes = &sequence.probes;
+    slice.latches = &sequence.latches;
     slice.counters = &sequence.counters;
     slices.push_back(slice);
   }
@@ -413,6 +431,7 @@ bool Engine::generate(Sequence& sequence, const float* logits) {
       top_logprobs(logits, vocab, log_sum, sequence.spec.logprobs, batch.top_ids, batch.top_logprobs);
     }
   }
+  for (const Capture& probe : sequence.probes) batch.probes.push_back(*probe.newest());
   sequence.sink->on_tokens(std::move(batch));
 
   const auto& stops = sequence.spec.stop_ids;
@@ -445,10 +464,14 @@ void Engine::finish(Sequence& sequence, const char* reason) {
   result.counters = sequence.counters;
   result.prompt_tokens = sequence.prompt;
   result.cached_tokens = sequence.reused_tokens;
-  for (Capture& capture : sequence.captures) {
-    result.captures.push_back({decoder_->sites().at(capture.site()).name, capture.positions(), capture.take_data(),
-                               capture.width()});
-  }
+  const auto collect = [this](std::vector<Capture>& from, std::vector<CaptureResult>& to) {
+    for (Capture& capture : from) {
+      to.push_back({decoder_->sites().at(capture.site()).name, capture.positions(), capture.take_data(),
+                    capture.take_indices(), capture.values()});
+    }
+  };
+  collect(sequence.captures, result.captures);
+  collect(sequence.probes, result.probes);
   const auto now = Clock::now();
   const auto ms = [](Clock::time_point from, Clock::time_point to) {
     return std::max(0.0, std::chrono::duration<double, std::milli>(to - from).count());

@@ -65,6 +65,7 @@ class Engine {
   bool waits_for_prefix(Sequence& sequence, const std::vector<Part>& parts);
   void share_prefix(Sequence& sequence);
   void publish(Sequence& sequence);
+  void prepare_captures(Sequence& sequence);
   void step();
   void plan(StepRows& rows, std::vector<Part>& parts, std::vector<int64_t>& logit_rows);
   void add_part(Sequence& sequence, int64_t count, StepRows& rows, std::vector<Part>& parts,

@@ -44,6 +44,7 @@ struct RequestSpec {
   LogitsWanted logits = LogitsWanted::kNone;
   std::vector<OperationSpec> program;
   std::vector<CaptureSpec> captures;
+  std::vector<CaptureSpec> probes;  // each one direction of one site, read at every row
 };
 
 struct TokenBatch {
@@ -51,12 +52,14 @@ struct TokenBatch {
   std::vector<float> logprobs;
   std::vector<int32_t> top_ids;  // [tokens, k]
   std::vector<float> top_logprobs;
+  std::vector<float> probes;  // [tokens, probes]: of the row that chose each token
 };
 
 struct CaptureResult {
   std::string site;
   std::vector<int32_t> positions;
   std::vector<float> data;
+  std::vector<int32_t> indices;  // of a top k, beside data
   int64_t width = 0;
 };
 
@@ -67,6 +70,7 @@ struct Result {
   std::vector<float> prompt_logprobs;
   std::vector<float> logits;
   std::vector<CaptureResult> captures;
+  std::vector<CaptureResult> probes;
   std::vector<SteerCounter> counters;
   std::vector<int64_t> reused;  // per operation: rows whose steered keys and values came from the cache
   int64_t prompt_tokens = 0;

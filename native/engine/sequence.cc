@@ -38,7 +38,7 @@ void Sequence::adopt(size_t index) {
 }
 
 int64_t Sequence::first_needed() const {
-  if (wants_prompt_rows()) return 0;
+  if (wants_prompt_rows() || !probes.empty()) return 0;
   int64_t needed = prompt - 1;
   for (const Capture& capture : captures) {
     for (int64_t position = 0; position < needed; ++position) {

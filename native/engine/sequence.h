@@ -34,6 +34,8 @@ struct Sequence {
   std::shared_ptr<Sink> sink;
   std::shared_ptr<const Program> program;
   std::vector<Capture> captures;
+  std::vector<Capture> probes;
+  std::vector<float> latches;  // one per reading of the program, NaN until it is made
   std::vector<SteerCounter> counters;
 
   std::vector<int64_t> tokens;  // prompt, then generated

@@ -82,7 +82,7 @@ struct SteerRows {
   ElementType residual_type;
   int64_t residual_stride;
   bool write_residual;  // the change goes to the residual
-  double* change;       // [row_offsets[rows]], |h' - h| of each operation
+  double* change;       // [entries], |h' - h| of each; -1 where a gate stayed shut
 };
 
 struct CpuKernels {
@@ -105,7 +105,7 @@ struct CpuKernels {
   void (*attention)(const AttentionTile& tile);
   // Merges [splits, rows, head_dim + 2] of one query (stride between splits given) into out.
   void (*merge)(const float* partials, int64_t split_stride, int64_t splits, int64_t head_dim, float* out);
-  void (*steer)(const SteerCall& call, const SteerRows& rows, int64_t row);
+  void (*steer)(const SteerCall& call, const SteerRows& rows, const SteerRow& row);
   float (*read)(const float* data, int64_t n);
   void (*exp)(const float* in, int64_t n, float* out);
 };

@@ -26,7 +26,7 @@ namespace chatspace {
 
 // Raised with every change of this header or of kernels/steer_types.h. The addon refuses a device
 // library whose `chatspace_cuda_abi()` differs: the two are opened together but built apart.
-constexpr int kBackendAbi = 1;
+constexpr int kBackendAbi = 2;
 
 using OptionalTensor = std::optional<at::Tensor>;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a request reads: selected rows of one site, copied by the steering operator after the
-// operations of that site, from prompt and generation alike. Grows with the request; nothing is
-// dropped at a chunk or a flush.
+// What a request reads: selected rows of one site, taken by the steering operator after the operations of
+// that site, from prompt and generation alike, whole or reduced to a few numbers on the device. Grows with
+// the request; nothing is dropped at a chunk or a flush.
 #pragma once
 
 #include <cstdint>
@@ -14,38 +14,76 @@ namespace chatspace {
 
 enum class Pool { kNone, kMean, kLast, kFirst };
 
+enum class Reduce {
+  kNone,
+  kDirections,  // h.d for each of k directions (or its cosine)
+  kEncoder,     // relu(W h + b): the encoder of a sparse autoencoder
+  kLens,        // log-probabilities of the tokens if this row were the last (logit lens, nostalgebraist 2020)
+};
+
 struct CaptureSpec {
   std::string site;
   Scope scope;
   Pool pool = Pool::kNone;
+  Reduce reduce = Reduce::kNone;
+  std::vector<float> weight;  // [outputs, width]: directions, or the encoder
+  std::vector<float> bias;    // [outputs] or empty
+  bool relu = false;
+  bool cosine = false;
+  int64_t top_k = 0;  // of encoder and lens: the k largest, with their indices; 0 = all (encoder alone)
 };
 
 class Capture {
  public:
-  Capture(int64_t site, int64_t width, Scope scope, Pool pool)
-      : site_(site), width_(width), scope_(std::move(scope)), pool_(pool) {}
+  // width: of the site; outputs: numbers a row is reduced to before top_k. `weight`, `bias`: on the device.
+  Capture(int64_t site, int64_t width, int64_t outputs, const CaptureSpec& spec, at::Tensor weight, at::Tensor bias);
+
+  // Checks the spec against the site and brings its matrices to the device. vocab: outputs of a lens.
+  static Capture make(const CaptureSpec& spec, int64_t site, int64_t width, int64_t vocab, at::Device device);
 
   int64_t site() const { return site_; }
   int64_t width() const { return width_; }
+  // Values a row takes in the answer.
+  int64_t values() const { return top_k_ > 0 ? top_k_ : outputs_; }
+  int64_t outputs() const { return outputs_; }
+  Reduce reduce() const { return reduce_; }
+  int64_t top_k() const { return top_k_; }
+  bool relu() const { return relu_; }
+  bool cosine() const { return cosine_; }
+  const at::Tensor& weight() const { return weight_; }
+  const at::Tensor& bias() const { return bias_; }
   const Scope& scope() const { return scope_; }
 
   // Makes room for the selected positions of the coming step and returns where their rows go:
-  // [positions.size(), width] floats, valid until commit(). `on_device`: the caller fills them later.
+  // [positions.size(), values()] floats, valid until commit().
   float* prepare(const std::vector<int32_t>& positions);
+  // Of a top k: where the indices of the prepared rows go, [positions.size(), values()].
+  int32_t* prepared_indices();
   // Takes the rows in (pooling them if asked).
   void commit();
 
   const std::vector<int32_t>& positions() const { return positions_; }
+  // The newest rows taken in, never pooled: for reading along.
+  const float* newest() const { return data_.data() + data_.size() - static_cast<size_t>(values()); }
   std::vector<float> take_data();
+  std::vector<int32_t> take_indices();
 
  private:
   int64_t site_;
   int64_t width_;
+  int64_t outputs_;
   Scope scope_;
   Pool pool_;
+  Reduce reduce_;
+  int64_t top_k_;
+  bool relu_;
+  bool cosine_;
+  at::Tensor weight_;
+  at::Tensor bias_;
   std::vector<int32_t> pending_;
   std::vector<int32_t> positions_;
   std::vector<float> data_;
+  std::vector<int32_t> indices_;
   std::vector<float> scratch_;  // pooled captures: the rows of this step
   std::vector<double> sum_;
   int64_t pooled_ = 0;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A request's steering program, compiled: vectors on the model's device, directions normalised,
-// operations that cannot change anything left out, and each operation's scope ready to be asked
-// "does this row count?". Immutable after compile(); shared by the steps of one request.
+// operations that cannot change anything left out, and each operation's scope, schedule and gate ready to
+// be asked "does this row count, and how much?". Immutable after compile(); shared by the steps of one
+// request.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -9,7 +10,9 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/steer_types.h"
@@ -32,11 +35,32 @@ struct Scope {
   bool selects(int32_t position, int32_t token, int32_t prompt) const;
 };
 
+// How strength moves over the generated rows: straight lines between points (generated index, factor),
+// ascending; level before the first and after the last. Prompt rows take the factor of index 0. No points: 1.
+struct Schedule {
+  std::vector<std::pair<float, float>> points;
+
+  float at(int32_t position, int32_t prompt) const;
+};
+
+// Makes an operation conditional on a reading: of its own row as it stands at the operation's turn (site
+// ""), of the same token's row at another site, or, latched, of the last prompt token's row, which decides
+// once for all generated rows (conditional activation steering: Lee et al. 2024, arXiv:2409.05907).
+struct GateSpec {
+  std::string site;
+  std::vector<float> direction;
+  float threshold = 0.0f;
+  bool above = true;
+  bool cosine = false;
+  bool latch = false;
+};
+
 // One operation as the caller gave it.
 struct OperationSpec {
   std::string site;
   SteerKind kind = SteerKind::kAdd;
-  std::vector<float> vector;
+  std::vector<float> vector;  // of a subspace: [rank, width]
+  std::vector<float> second;  // swap: [width]; subspace: [3, rank] push, keep, mean
   float scale = 1.0f;
   float min = -std::numeric_limits<float>::infinity();
   float max = std::numeric_limits<float>::infinity();
@@ -44,13 +68,31 @@ struct OperationSpec {
   float amount = 1.0f;
   bool keep_norm = false;
   Scope scope;
+  Schedule schedule;
+  std::optional<GateSpec> gate;
+};
+
+// A reading that gates of other sites need, made after the operations of its site.
+struct GateReading {
+  int64_t site;
+  at::Tensor direction;  // [width], unit norm
+  bool cosine;
+  Hash128 content;
 };
 
 struct CompiledOperation {
-  SteerOp op;      // vector points into `storage`; counter = index in the caller's program
+  SteerOp op;  // points into `storage`, `second` and `gate_direction`; counter = index in the caller's program
   Scope scope;
+  Schedule schedule;
+  int32_t gate = -1;   // index into Program::readings(); -1 = none, or the row itself (op.gate)
+  bool latch = false;  // `gate` is read on the last prompt token; acts on generated rows alone
   at::Tensor storage;
-  Hash128 content;  // of kind, parameters and vector
+  at::Tensor second;
+  at::Tensor gate_direction;
+  Hash128 content;  // of kind, parameters, vectors and gate
+
+  // Strength on a row: 0 where the scope leaves it out, or a latch has nothing to say about it.
+  float strength(int32_t position, int32_t token, int32_t prompt) const;
 };
 
 // The operations of one site in the caller's order.
@@ -63,22 +105,30 @@ class SiteTable;
 
 class Program {
  public:
-  // Throws Error when a site is unknown or a vector does not fit; checked again here because a wrong
-  // width would read past the end.
+  // Throws Error when a site is unknown, a vector does not fit, or a gate reads a site that has not run by
+  // then; checked again here because a wrong width would read past the end.
   static std::shared_ptr<const Program> compile(const std::vector<OperationSpec>& specs, const SiteTable& sites,
                                                 at::Device device);
   const std::vector<SiteProgram>& sites() const { return sites_; }
+  const std::vector<GateReading>& readings() const { return readings_; }
   // Adds to `key` what the program does to `count` (at most 64) rows from `first_position` on: for each
-  // operation that selects any of them, which rows and with what. Nothing for rows it leaves alone, so
-  // that they are the same as unsteered ones.
+  // operation that may act on any of them, which rows, how strongly and with what. Nothing for rows it
+  // leaves alone, so that they are the same as unsteered ones.
   void signature(int32_t first_position, int32_t count, const int64_t* tokens, int32_t prompt, Hash128& key) const;
-  // Adds to reused[i] the rows operation i selects among `count` rows from `first_position` on.
+  // Adds to reused[i] the rows operation i acts on among `count` rows from `first_position` on. Gated
+  // operations are left out: which of those rows the gate was open for is not kept.
   void count_rows(int32_t first_position, int32_t count, const int64_t* tokens, int32_t prompt,
                   std::vector<int64_t>& reused) const;
   int64_t size() const { return size_; }
 
  private:
+  CompiledOperation compile_operation(const OperationSpec& spec, int64_t site, const SiteTable& sites,
+                                      at::Device device);
+  void compile_gate(const GateSpec& gate, int64_t site, const SiteTable& sites, at::Device device,
+                    CompiledOperation& out);
+
   std::vector<SiteProgram> sites_;
+  std::vector<GateReading> readings_;
   int64_t size_ = 0;
 };
 

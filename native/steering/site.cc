@@ -1,13 +1,92 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "steering/site.h"
 
+#include <algorithm>
+#include <atomic>
+#include <limits>
+
 #include "errors.h"
 #include "ops/backend.h"
 
 namespace chatspace {
 
+void SiteStep::start(int64_t step_rows) {
+  active = true;
+  ran = false;
+  ungated = false;
+  rows = step_rows;
+  active_rows.clear();
+  entries.clear();
+  ops.clear();
+  counters.clear();
+  captures.clear();
+  readings.clear();
+  gates.clear();
+  entry_rows.clear();
+  capture_rows.clear();
+  reading_rows.clear();
+}
+
+void SiteStep::finish() {
+  const auto earlier = [](const auto& a, const auto& b) { return a.first < b.first; };
+  const auto order = [&](auto& list) {
+    if (!std::is_sorted(list.begin(), list.end(), earlier)) std::stable_sort(list.begin(), list.end(), earlier);
+  };
+  order(capture_rows);
+  order(reading_rows);
+  constexpr int32_t kEnd = std::numeric_limits<int32_t>::max();
+  auto entry = entry_rows.begin();
+  auto capture = capture_rows.begin();
+  auto reading = reading_rows.begin();
+  for (;;) {
+    int32_t row = entry == entry_rows.end() ? kEnd : entry->row;
+    if (capture != capture_rows.end()) row = std::min(row, capture->first);
+    if (reading != reading_rows.end()) row = std::min(row, reading->first);
+    if (row == kEnd) return;
+    SteerRow work{};
+    work.row = row;
+    if (entry != entry_rows.end() && entry->row == row) {
+      work.entry_begin = entry->begin;
+      work.entry_end = entry->end;
+      ++entry;
+    }
+    work.capture_begin = static_cast<int32_t>(captures.size());
+    for (; capture != capture_rows.end() && capture->first == row; ++capture) captures.push_back(capture->second);
+    work.capture_end = static_cast<int32_t>(captures.size());
+    work.reading_begin = static_cast<int32_t>(readings.size());
+    for (; reading != reading_rows.end() && reading->first == row; ++reading) readings.push_back(reading->second);
+    work.reading_end = static_cast<int32_t>(readings.size());
+    active_rows.push_back(work);
+  }
+}
+
+SteerCall SiteStep::call(int64_t width) {
+  const auto size = [](const auto& list) { return static_cast<int64_t>(list.size()); };
+  SteerCall out{};
+  out.rows = rows;
+  out.hidden = width;
+  out.active = size(active_rows);
+  out.active_rows = active_rows.data();
+  out.entry_count = size(entries);
+  out.entries = entries.data();
+  out.op_count = size(ops);
+  out.ops = ops.data();
+  out.counters = counters.data();
+  out.capture_count = size(captures);
+  out.captures = captures.data();
+  out.reading_count = size(readings);
+  out.readings = readings.data();
+  return out;
+}
+
 void SiteHook::run(at::Tensor& delta, at::Tensor& residual) {
   step.ran = true;
+  for (const SiteStep* gate : step.gates) {
+    if (gate->ran) continue;
+    // Told at the end of the step: an exception would lose its code on the way through the interpreter.
+    step.ungated = true;
+    return;
+  }
   const int64_t width = delta.size(-1);
   TORCH_CHECK(delta.numel() == step.rows * width, "site returned ", delta.numel() / width, " rows, the step has ",
               step.rows);
@@ -21,17 +100,7 @@ void SiteHook::run(at::Tensor& delta, at::Tensor& residual) {
     delta = as_rows(delta);
     if (residual.defined()) residual = as_rows(residual);
   }
-  SteerCall call;
-  call.rows = step.rows;
-  call.hidden = width;
-  call.row_offsets = step.row_offsets.data();
-  call.op_index = step.op_index.data();
-  call.ops = step.ops.data();
-  call.counters = step.counters.data();
-  call.captures = static_cast<int64_t>(step.capture_rows.size());
-  call.capture_rows = step.capture_rows.data();
-  call.capture_out = step.capture_out.data();
-  backend_of(delta).steer(call, delta, residual);
+  backend_of(delta).steer(step.call(width), delta, residual);
   if (!copy_before_write) return;
   delta = delta.view(sizes);
   if (residual.defined()) residual = residual.view(sizes);
@@ -81,6 +150,8 @@ void SiteHook::observe_outputs(const std::vector<at::Tensor>& tensors) {
   if (!observing) return;
   outputs = copies(tensors);
   ++calls;
+  static std::atomic<int64_t> order{0};
+  last_call = ++order;
 }
 
 int64_t SiteTable::add(Site site) {

@@ -10,6 +10,7 @@
 #include <string>
 #include <tuple>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "kernels/steer_types.h"
@@ -20,13 +21,28 @@ namespace chatspace {
 struct SiteStep {
   bool active = false;
   int64_t rows = 0;
-  std::vector<int32_t> row_offsets;  // [rows + 1]
-  std::vector<int32_t> op_index;
+  std::vector<SteerRow> active_rows;
+  std::vector<SteerEntry> entries;
   std::vector<SteerOp> ops;
   std::vector<SteerCounter> counters;  // one per entry of ops
-  std::vector<int32_t> capture_rows;
-  std::vector<float*> capture_out;
-  bool ran = false;  // set by the hook: proof that the site's graph called it in this step
+  std::vector<float*> captures;
+  std::vector<SteerReading> readings;
+  std::vector<const SiteStep*> gates;  // sites whose readings this one's gates need, made earlier in the step
+  bool ran = false;      // set by the hook: proof that the site's graph called it in this step
+  bool ungated = false;  // set by the hook: the site ran before a reading its gates need
+
+  // While the tables are filled, each list ascending by row or brought into that order by finish().
+  struct EntrySpan {
+    int32_t row, begin, end;
+  };
+  std::vector<EntrySpan> entry_rows;
+  std::vector<std::pair<int32_t, float*>> capture_rows;
+  std::vector<std::pair<int32_t, SteerReading>> reading_rows;
+
+  void start(int64_t step_rows);
+  // Joins the three lists into one row list with spans.
+  void finish();
+  SteerCall call(int64_t width);
 };
 
 class SiteHook : public torch::CustomClassHolder {
@@ -43,6 +59,7 @@ class SiteHook : public torch::CustomClassHolder {
   bool copy_before_write = false;
   bool observing = false;
   int64_t calls = 0;  // while observing
+  int64_t last_call = 0;  // while observing: ascends over all hooks in the order they were called
   std::vector<at::Tensor> inputs;
   std::vector<at::Tensor> outputs;
   // Proof at load time that a pair is delta and residual: this [width] vector is added to the delta and,
@@ -59,6 +76,7 @@ struct Site {
   std::string path;  // submodule path in the archive
   int64_t width = 0;
   c10::intrusive_ptr<SiteHook> hook;
+  int64_t order = 0;  // the forward passes sites in ascending order
 };
 
 // The sites of one model, by canonical name, alias or submodule path.

@@ -119,20 +119,28 @@ namespace {
 struct RandomSteer {
   std::vector<at::Tensor> vectors;
   std::vector<SteerOp> ops;
-  std::vector<int32_t> offsets{0}, index, capture_rows;
+  std::vector<SteerEntry> entries;
+  std::vector<SteerRow> work;
   std::vector<SteerCounter> counters;
   at::Tensor captured;
-  std::vector<float*> capture_out;
+  at::Tensor read;
+  std::vector<float*> captures;
+  std::vector<SteerReading> readings;
+  float elsewhere[2] = {-0.7f, 0.7f};  // what gates read at another site
 
+  const float* keep(const at::Tensor& v) {
+    vectors.push_back(v.contiguous());
+    return vectors.back().const_data_ptr<float>();
+  }
+  const float* direction(int64_t hidden) {
+    const at::Tensor v = at::randn({hidden});
+    return keep(v / v.norm());
+  }
   RandomSteer(std::mt19937& random, int64_t rows, int64_t hidden) {
     std::uniform_real_distribution<float> real(-2.0f, 2.0f);
-    for (int i = 0; i < 12; ++i) {
+    for (int i = 0; i < 24; ++i) {
       SteerOp op{};
-      op.kind = static_cast<SteerKind>(random() % 4);
-      at::Tensor v = at::randn({hidden});
-      if (op.kind == SteerKind::kCap || op.kind == SteerKind::kAblate) v = v / v.norm();
-      vectors.push_back(v);
-      op.vector = v.const_data_ptr<float>();
+      op.kind = static_cast<SteerKind>(i % 8);
       op.scale = i == 0 ? 0.0f : real(random);
       op.min = random() % 3 == 0 ? -INFINITY : -std::abs(real(random));
       op.max = random() % 3 == 0 ? INFINITY : std::abs(real(random));
@@ -140,58 +148,85 @@ struct RandomSteer {
       op.amount = random() % 3 == 0 ? 1.0f : std::abs(real(random)) / 2;
       op.keep_norm = static_cast<int32_t>(random() % 3 == 0);
       op.counter = i;
+      if (op.kind == SteerKind::kSubspace) {
+        op.rank = hidden == 5 ? 2 : 5;
+        op.vector = keep(std::get<0>(at::linalg_qr(at::randn({hidden, op.rank}))).t());
+        op.second = keep(at::randn({3, op.rank}) * 0.5);
+      } else if (op.kind == SteerKind::kAdd || op.kind == SteerKind::kReplace) {
+        op.vector = keep(at::randn({hidden}));
+      } else {
+        op.vector = direction(hidden);
+      }
+      if (op.kind == SteerKind::kSwap) op.second = direction(hidden);
+      if (i % 5 == 1) {
+        op.gate = direction(hidden);
+        op.gate_above = static_cast<int32_t>(random() % 2);
+        op.gate_cosine = static_cast<int32_t>(random() % 2);
+        op.threshold = 0.05f * real(random);
+      }
       ops.push_back(op);
     }
     counters.resize(ops.size());
-    for (int64_t row = 0; row < rows; ++row) {
-      const auto count = row % 4 == 3 ? 0u : static_cast<unsigned>(random() % 5);
-      for (unsigned i = 0; i < count; ++i) index.push_back(static_cast<int32_t>(random() % ops.size()));
-      offsets.push_back(static_cast<int32_t>(index.size()));
-    }
-    for (int i = 0; i < 6; ++i) capture_rows.push_back(static_cast<int32_t>(random() % static_cast<unsigned>(rows)));
     captured = at::full({6, hidden}, NAN);
-    for (int i = 0; i < 6; ++i) capture_out.push_back(captured.mutable_data_ptr<float>() + i * hidden);
+    read = at::full({rows, 2}, NAN);
+    const float* directions = keep(at::randn({2, hidden}));
+    for (int64_t row = 0; row < rows; ++row) {
+      SteerRow each{};
+      each.row = static_cast<int32_t>(row);
+      each.entry_begin = static_cast<int32_t>(entries.size());
+      const auto count = row % 4 == 3 ? 0u : 1 + static_cast<unsigned>(random() % 5);
+      for (unsigned i = 0; i < count; ++i) {
+        const float* gate = random() % 4 == 0 ? &elsewhere[random() % 2] : nullptr;
+        entries.push_back({static_cast<int32_t>(random() % ops.size()), random() % 2 == 0 ? 1.0f : 0.5f, gate});
+      }
+      each.entry_end = static_cast<int32_t>(entries.size());
+      each.capture_begin = static_cast<int32_t>(captures.size());
+      if (row < 5) captures.push_back(captured.mutable_data_ptr<float>() + row * hidden);
+      if (row == 2) captures.push_back(captured.mutable_data_ptr<float>() + 5 * hidden);
+      each.capture_end = static_cast<int32_t>(captures.size());
+      each.reading_begin = static_cast<int32_t>(readings.size());
+      readings.push_back({directions, read.mutable_data_ptr<float>() + row * 2, 2, static_cast<int32_t>(row % 2)});
+      each.reading_end = static_cast<int32_t>(readings.size());
+      work.push_back(each);
+    }
   }
   SteerCall call(int64_t rows, int64_t hidden) {
+    const auto size = [](const auto& list) { return static_cast<int64_t>(list.size()); };
     return {rows,
             hidden,
-            offsets.data(),
-            index.data(),
+            size(work),
+            work.data(),
+            size(entries),
+            entries.data(),
+            size(ops),
             ops.data(),
             counters.data(),
-            static_cast<int64_t>(capture_rows.size()),
-            capture_rows.data(),
-            capture_out.data()};
+            size(captures),
+            captures.data(),
+            size(readings),
+            readings.data()};
   }
 };
 
 // Runs the body as the launch does: one block a row of the table.
 void emulate_steer(const SteerCall& call, const at::Tensor& delta, const at::Tensor& residual, int threads,
                    uint32_t seed) {
-  std::vector<cuda::SteerRow> rows;
-  std::vector<float*> captures;
-  for (int64_t row = 0; row < call.rows; ++row) {
-    cuda::SteerRow work{row, call.row_offsets[row], call.row_offsets[row + 1],
-                        static_cast<int32_t>(captures.size()), 0};
-    for (int64_t i = 0; i < call.captures; ++i) {
-      if (call.capture_rows[i] == row) captures.push_back(call.capture_out[i]);
-    }
-    work.capture_end = static_cast<int32_t>(captures.size());
-    rows.push_back(work);
-  }
   cuda::SteerArgs args{};
-  args.op_index = call.op_index;
+  args.rows = call.active_rows;
+  args.entries = call.entries;
   args.ops = call.ops;
-  args.captures = captures.data();
+  args.captures = call.captures;
+  args.readings = call.readings;
   args.counters = call.counters;
+  args.active = call.active;
   args.hidden = call.hidden;
   args.delta = writes(delta);
   if (residual.defined()) args.residual = writes(residual);
   args.to_residual = residual.defined() && delta.scalar_type() != at::kFloat && residual.scalar_type() == at::kFloat;
-  std::vector<float> h(static_cast<size_t>(call.hidden));
+  std::vector<float> h(static_cast<size_t>(cuda::steer_floats(call.hidden)));
   EmulatedBlock block(threads, seed);
-  for (const cuda::SteerRow& work : rows) {
-    block.run([&](EmulatedBlock::Lane& lane) { cuda::steer_row(lane, args, work, h.data()); });
+  for (int64_t i = 0; i < call.active; ++i) {
+    block.run([&](EmulatedBlock::Lane& lane) { cuda::steer_row(lane, args, args.rows[i], h.data()); });
   }
 }
 
@@ -212,10 +247,11 @@ TEST(cuda_steering_body_matches_the_cpu_operator) {
         const at::Tensor residual = paired ? (at::randn({rows, hidden}) * 4).to(residual_type) : at::Tensor();
         at::Tensor oracle_delta = delta.clone(), oracle_residual = paired ? residual.clone() : residual;
         cpu_backend().steer(tables.call(rows, hidden), oracle_delta, oracle_residual);
-        const at::Tensor oracle_captured = tables.captured.clone();
+        const at::Tensor oracle_captured = tables.captured.clone(), oracle_read = tables.read.clone();
         const std::vector<SteerCounter> oracle_counters = tables.counters;
         tables.counters.assign(tables.counters.size(), {});
         tables.captured.fill_(NAN);
+        tables.read.fill_(NAN);
 
         at::Tensor got_delta = delta.clone(), got_residual = paired ? residual.clone() : residual;
         emulate_steer(tables.call(rows, hidden), got_delta, got_residual, threads, random());
@@ -225,6 +261,7 @@ TEST(cuda_steering_body_matches_the_cpu_operator) {
         CHECK_CLOSE(got_delta, oracle_delta, allowed, what + " delta");
         if (paired) CHECK_CLOSE(got_residual, oracle_residual, allowed, what + " residual");
         CHECK_CLOSE(tables.captured, oracle_captured, 5e-6, what + " captures");
+        CHECK_CLOSE(tables.read, oracle_read, 5e-6, what + " readings");
         for (int64_t row = 3; row < rows; row += 4) {
           CHECK_SAME_BITS(got_delta[row], delta[row], what + " row without operations");
         }
@@ -245,19 +282,40 @@ TEST(cuda_steering_that_changes_nothing_keeps_every_bit) {
   at::Tensor direction = at::randn({hidden});
   direction = direction / direction.norm();
   const float* u = direction.const_data_ptr<float>();
-  const SteerOp idle[] = {{u, SteerKind::kAdd, 0.0f, 0, 0, 0, 0, 1, 0},
-                          {u, SteerKind::kCap, 1.0f, -1e6f, 1e6f, 0, 0, 0, 0},
-                          {u, SteerKind::kAblate, 1.0f, 0, 0, 0, 0, 0, 0},
-                          {u, SteerKind::kReplace, 1.0f, 0, 0, 0, 0.0f, 0, 0}};
+  const auto make = [&](SteerKind kind, float scale, float amount) {
+    SteerOp op{};
+    op.vector = u;
+    op.kind = kind;
+    op.scale = scale;
+    op.min = kind == SteerKind::kCap ? -1e6f : 0.0f;
+    op.max = kind == SteerKind::kCap ? 1e6f : 0.0f;
+    op.amount = amount;
+    return op;
+  };
+  SteerOp kept = make(SteerKind::kAdd, 0.0f, 0.0f);
+  kept.keep_norm = 1;
+  SteerOp shut = make(SteerKind::kAdd, 1.0f, 0.0f);
+  shut.gate = u;
+  shut.threshold = 1e6f;
+  shut.gate_above = 1;
+  const SteerOp idle[] = {kept,
+                          make(SteerKind::kCap, 1.0f, 0.0f),
+                          make(SteerKind::kAblate, 1.0f, 0.0f),
+                          make(SteerKind::kReplace, 1.0f, 0.0f),
+                          make(SteerKind::kRotate, 0.0f, 0.0f),
+                          make(SteerKind::kAddNorm, 0.0f, 0.0f),
+                          shut};
   for (const SteerOp& op : idle) {
     const at::Tensor delta = at::randn({1, hidden}), residual = at::randn({1, hidden}) * 50;
     const at::Tensor got_delta = delta.clone(), got_residual = residual.clone();
-    const int32_t offsets[] = {0, 1}, index[] = {0};
+    const SteerEntry entry{0, 1.0f, nullptr};
+    const SteerRow row{0, 0, 1, 0, 0, 0, 0};
     SteerCounter counter{};
-    emulate_steer({1, hidden, offsets, index, &op, &counter, 0, nullptr, nullptr}, got_delta, got_residual, 64, 1);
+    emulate_steer({1, hidden, 1, &row, 1, &entry, 1, &op, &counter, 0, nullptr, 0, nullptr}, got_delta, got_residual, 64,
+                  1);
     CHECK_SAME_BITS(got_delta, delta, "delta");
     CHECK_SAME_BITS(got_residual, residual, "residual");
-    CHECK_THAT(counter.rows == 1 && counter.change_norm == 0.0);
+    CHECK_THAT(counter.rows == (op.gate == nullptr ? 1 : 0) && counter.change_norm == 0.0);
   }
 }
 

@@ -6,6 +6,7 @@ import type { NativeCapture } from "../native/contract.ts";
 import { checkKeys, checkObject, checkOneOf } from "../steering/check.ts";
 import { compilePhase, compilePositions, type Phase, type Position } from "../steering/scope.ts";
 import { resolveSite, type SiteReference, type SiteTable } from "../steering/sites.ts";
+import { type CaptureReduction, compileReduction } from "./capture-reduction.ts";
 
 export interface CaptureOptions {
   /** Layer numbers and site names; one answer each. */
@@ -16,6 +17,8 @@ export interface CaptureOptions {
   positions?: readonly Position[];
   /** "none" (default) gives every row; the others one row over the selected ones. */
   pool?: "none" | "mean" | "last" | "first";
+  /** Numbers to keep of each row, computed on the device, instead of the whole row. */
+  reduce?: CaptureReduction;
 }
 
 const POOLS = ["none", "mean", "last", "first"] as const;
@@ -28,7 +31,7 @@ export function compileCaptures(
 ): NativeCapture[] {
   if (given === undefined) return [];
   const options = checkObject("capture", given) as Partial<CaptureOptions>;
-  checkKeys("capture", options, ["sites", "phase", "positions", "pool"]);
+  checkKeys("capture", options, ["sites", "phase", "positions", "pool", "reduce"]);
   if (!Array.isArray(options.sites) || options.sites.length === 0)
     throw misuse(
       TypeError,
@@ -40,7 +43,13 @@ export function compileCaptures(
   const phase = compilePhase(options.phase ?? "all", "capture.phase");
   const pool = checkOneOf("capture.pool", options.pool ?? "none", POOLS);
   const positions = compilePositions(options.positions, "capture.positions", promptLength);
-  const names = options.sites.map((site, i) => resolveSite(site, table, `capture.sites[${i}]`).name);
   // Asked for twice is read once: both names would be the same key of the answer.
-  return [...new Set(names)].map((site) => ({ site, phase, positions, pool }));
+  const sites = new Set(options.sites.map((site, i) => resolveSite(site, table, `capture.sites[${i}]`)));
+  return [...sites].map((site) => ({
+    site: site.name,
+    phase,
+    positions,
+    pool,
+    reduce: compileReduction(options.reduce, site, pool),
+  }));
 }

@@ -10,6 +10,7 @@ import {
   captureResults,
   type FinishReason,
   type GenerateResult,
+  probeResults,
   type TokenLogprobs,
   topLogprobs,
   usageAndTiming,
@@ -23,6 +24,8 @@ export interface StreamChunk {
   /** Text these tokens complete; may be empty while a character or a stop string is unfinished. */
   text: string;
   logprobs?: TokenLogprobs;
+  /** By the probe's name: what it read at the row that chose each token. */
+  probes?: Record<string, Float32Array>;
 }
 
 /**
@@ -58,7 +61,12 @@ export async function* streamGeneration(
       const piece = text?.push(withoutStopId(next.value.tokens, request)) ?? "";
       pieces.push(piece);
       const logprobs = logprobsOf([next.value], request);
-      yield { tokens: next.value.tokens, text: piece, ...(logprobs ? { logprobs } : {}) };
+      yield {
+        tokens: next.value.tokens,
+        text: piece,
+        ...(logprobs ? { logprobs } : {}),
+        ...streamedProbes(next.value, request),
+      };
     }
   } finally {
     // Reached by break and throw as well: runRequest aborts what still runs.
@@ -130,10 +138,25 @@ function finish(
     stoppedBy: stoppedBy(done, request),
     ...(logprobs ? { logprobs } : {}),
     ...(request.native.captures.length > 0 ? { captures: captureResults(captures) } : {}),
+    ...probeResults(request.probes, done),
     ...appliedSteering(request.program, done),
     seed: request.native.sampling.seed,
     ...usageAndTiming(done),
   };
+}
+
+/** Columns of the event's [tokens, probes] readings, by name. */
+function streamedProbes(
+  event: NativeTokensEvent,
+  request: CompiledRequest,
+): { probes?: Record<string, Float32Array> } {
+  const { probes: names } = request;
+  if (names.length === 0) return {};
+  const columns = names.map((name, i): [string, Float32Array] => [
+    name,
+    event.probes.filter((_, k) => k % names.length === i),
+  ]);
+  return { probes: Object.fromEntries(columns) };
 }
 
 function finishReason(done: NativeDoneEvent): FinishReason {

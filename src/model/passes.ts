@@ -18,6 +18,7 @@ import {
   appliedSteering,
   captureResults,
   type ForwardResult,
+  probeResults,
   type ScoreResult,
   usageAndTiming,
 } from "./results.ts";
@@ -40,6 +41,7 @@ export async function forwardPass(
     logits: done.logits,
     shape: [done.logits.length / model.vocabSize, model.vocabSize],
     captures: captureResults(done.captures),
+    ...probeResults(request.probes, done),
     ...appliedSteering(request.program, done),
     ...usageAndTiming(done),
   };

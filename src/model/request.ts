@@ -8,6 +8,7 @@ import { checkBoolean, checkKeys, checkObject } from "../steering/check.ts";
 import { type CompiledProgram, compileProgram, type SteeringProgram } from "../steering/program.ts";
 import type { SiteTable } from "../steering/sites.ts";
 import { type CaptureOptions, compileCaptures } from "./capture-options.ts";
+import { compileProbes, type Probe } from "./probes.ts";
 import { type EncodedPrompt, encodePrompt, type PromptModel } from "./prompt.ts";
 import {
   type CompiledSampling,
@@ -35,10 +36,13 @@ export interface RunOptions {
 export interface GenerateOptions extends SamplingOptions, RunOptions {
   /** What to read on the way. */
   capture?: CaptureOptions;
+  /** Named directions to read at every token, in the stream and in the result. */
+  probes?: readonly Probe[];
 }
 
 export interface ForwardOptions extends RunOptions {
   capture?: CaptureOptions;
+  probes?: readonly Probe[];
   /** Rows of logits that come back: of the last token (default), of all, or none. */
   logits?: "all" | "last" | "none";
 }
@@ -57,14 +61,16 @@ export interface CompiledRequest {
   native: NativeRequest;
   program: CompiledProgram;
   prompt: EncodedPrompt;
+  /** Names of the probes, in their order in the request. */
+  probes: string[];
   /** Stop strings of a generation, for cutting the text. */
   stop: string[];
   signal: AbortSignal | undefined;
 }
 
 const RUN_KEYS = ["steering", "signal", "addSpecialTokens", "reusePrefix"] as const;
-export const GENERATE_KEYS = [...SAMPLING_KEYS, ...RUN_KEYS, "capture"] as const;
-export const FORWARD_KEYS = [...RUN_KEYS, "capture", "logits"] as const;
+export const GENERATE_KEYS = [...SAMPLING_KEYS, ...RUN_KEYS, "capture", "probes"] as const;
+export const FORWARD_KEYS = [...RUN_KEYS, "capture", "probes", "logits"] as const;
 export const SCORE_KEYS = RUN_KEYS;
 
 /** Checks the shape of options and, before anything else, whether the signal has fired already. */
@@ -111,20 +117,19 @@ export function compilePass(
 function compile(
   model: RequestModel,
   given: unknown,
-  options: RunOptions & { capture?: CaptureOptions },
+  options: RunOptions & { capture?: CaptureOptions; probes?: readonly Probe[] },
   sampling: CompiledSampling | undefined,
 ): CompiledRequest {
   const prompt = encodePrompt(given, model, options);
   const promptLength = prompt.tokens.length;
-  const program = compileProgram(options.steering, {
-    ...model,
-    modelName: model.name,
-    promptLength,
-  });
+  const vectors = { ...model, modelName: model.name };
+  const program = compileProgram(options.steering, { ...vectors, promptLength });
+  const probes = compileProbes(options.probes, { ...vectors, warnings: program.warnings });
   const encoder = new TextEncoder();
   return {
     program,
     prompt,
+    probes: probes.names,
     stop: sampling?.stop ?? [],
     signal: options.signal,
     native: {
@@ -140,6 +145,7 @@ function compile(
       logits: "none",
       program: program.operations,
       captures: compileCaptures(options.capture, model, promptLength),
+      probes: probes.native,
     },
   };
 }

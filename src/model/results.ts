@@ -23,9 +23,20 @@ export interface Capture {
   site: string;
   /** Row-major float32, always of h = delta + residual, after steering. */
   data: Float32Array;
-  /** [rows, width of the site]. */
+  /** [rows, width of the site, or values of the reduction]. */
   shape: [rows: number, width: number];
   /** Position in the sequence of each row; of a pooled row, the last position pooled. */
+  positions: Int32Array;
+  /** Of a reduction to the k largest: which feature or token each value is of, row-major like `data`. */
+  indices?: Int32Array;
+}
+
+/** What a probe read, row by row. */
+export interface ProbeReading {
+  site: string;
+  /** One value per row: every prompt token, then every generated token but the last. */
+  values: Float32Array;
+  /** Position in the sequence of each value. */
   positions: Int32Array;
 }
 
@@ -73,6 +84,8 @@ export interface GenerateResult extends Steered {
   logprobs?: TokenLogprobs;
   /** By canonical site name. */
   captures?: Record<string, Capture>;
+  /** By the probe's name; with `probes` alone. */
+  probes?: Record<string, ProbeReading>;
   /** The seed that was used; give it again for the same sample. */
   seed: number;
   usage: Usage;
@@ -86,6 +99,8 @@ export interface ForwardResult extends Steered {
   /** [rows, vocabulary]: rows is the number of tokens, 1 or 0. */
   shape: [rows: number, vocab: number];
   captures: Record<string, Capture>;
+  /** By the probe's name; with `probes` alone. */
+  probes?: Record<string, ProbeReading>;
   usage: Usage;
   timing: Timing;
 }
@@ -108,7 +123,11 @@ export function appliedSteering(program: CompiledProgram, done: NativeDoneEvent)
     const rows = done.touched[index] ?? 0;
     const reusedRows = done.reused[index] ?? 0;
     if (rows + reusedRows === 0) {
-      const why = changesNothing(operation) ? "it changes nothing as given" : "its scope selected nothing";
+      const why = changesNothing(operation)
+        ? "it changes nothing as given"
+        : operation.gate
+          ? "its scope selected nothing or its gate stayed shut"
+          : "its scope selected nothing";
       warnings.push(
         `steering[${program.sources[index]}] (${operation.op} at ${operation.site}) touched no row: ${why}`,
       );
@@ -126,16 +145,39 @@ export function appliedSteering(program: CompiledProgram, done: NativeDoneEvent)
 }
 
 /** Operations that are the identity are left out by the engine, so that they cost nothing. */
-function changesNothing({ op, scale, amount, vector }: NativeOperation): boolean {
+function changesNothing(operation: NativeOperation): boolean {
+  const { op, scale, max, amount, vector, second, schedule } = operation;
+  if (schedule?.every((factor, i) => i % 2 === 0 || factor === 0)) return true;
   if (op === "add") return scale === 0 || vector.every((x) => x === 0);
+  if (op === "rotate" || op === "addNorm") return scale === 0 || max === 0;
+  if (op === "subspace" && second) {
+    const rank = second.length / 3;
+    return second.every((x, i) => i >= 2 * rank || x === (i < rank ? 0 : 1));
+  }
   return (op === "ablate" && scale === 1) || (op === "replace" && amount === 0);
 }
 
 export function captureResults(captures: readonly NativeCaptureResult[]): Record<string, Capture> {
   const bySite: Record<string, Capture> = {};
-  for (const { site, data, positions, width } of captures)
-    bySite[site] = { site, data, shape: [positions.length, width], positions };
+  for (const { site, data, positions, width, indices } of captures)
+    bySite[site] = {
+      ...{ site, data, shape: [positions.length, width], positions },
+      ...(indices.length > 0 ? { indices } : {}),
+    };
   return bySite;
+}
+
+/** { probes } of an answer, by name; {} when none were asked for. */
+export function probeResults(
+  names: readonly string[],
+  done: NativeDoneEvent,
+): { probes?: Record<string, ProbeReading> } {
+  if (names.length === 0) return {};
+  const readings = names.map((name, i): [string, ProbeReading] => {
+    const { site, data, positions } = done.probes[i]!;
+    return [name, { site, values: data, positions }];
+  });
+  return { probes: Object.fromEntries(readings) };
 }
 
 export function usageAndTiming(done: NativeDoneEvent): { usage: Usage; timing: Timing } {

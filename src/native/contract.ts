@@ -60,19 +60,36 @@ export interface NativeModelInfo {
   weightHash: string;
 }
 
-export type NativeOpKind = "add" | "cap" | "ablate" | "replace";
+export type NativeOpKind = "add" | "cap" | "ablate" | "replace" | "rotate" | "addNorm" | "swap" | "subspace";
+
+export interface NativeGate {
+  /** Where the reading is made; "" = the row itself, as it stands at the operation's turn. */
+  site: string;
+  /** [width of that site]; C++ normalises it. */
+  direction: Float32Array;
+  threshold: number;
+  /** Open above the threshold, else below. */
+  above: boolean;
+  /** Divided by |h|. */
+  cosine: boolean;
+  /** Read on the last prompt token, decides for all generated rows; prompt rows are left alone. */
+  latch: boolean;
+}
 
 /** One operation of a program, defaults filled in, vectors of the right width. */
 export interface NativeOperation {
   /** Canonical site name: "layers.16", "layers.16.attn", "embed", "final", or a submodule path. */
   site: string;
   op: NativeOpKind;
-  /** [width of the site], as given by the caller; C++ normalises directions. */
+  /** [width of the site], as given by the caller; C++ normalises directions. subspace: [rank, width]. */
   vector: Float32Array;
+  /** swap: [width], the direction the component goes to. subspace: [3, rank] push, keep, mean. Else null. */
+  second: Float32Array | null;
+  /** rotate: radians. */
   scale: number;
   /** -Infinity = no bound. */
   min: number;
-  /** +Infinity = no bound. */
+  /** +Infinity = no bound. addNorm: longest step as a fraction of |h|. */
   max: number;
   mean: number;
   /** replace: 0 keeps h, 1 takes the vector. */
@@ -86,6 +103,24 @@ export interface NativeOperation {
   firstGenerated: number;
   /** Acts only where the row's input token is one of these; null = any. */
   tokenIds: Int32Array | null;
+  /** Pairs (generated index, factor), ascending, lines between them; null = 1 everywhere. */
+  schedule: Float32Array | null;
+  gate: NativeGate | null;
+}
+
+/** What a captured row is reduced to on the device. */
+export interface NativeReduction {
+  /** h.d for each row of weight; W h + bias (encoder of a sparse autoencoder); log-probabilities. */
+  kind: "directions" | "encoder" | "lens";
+  /** [outputs, width]; null for a lens. */
+  weight: Float32Array | null;
+  /** [outputs], encoder only. */
+  bias: Float32Array | null;
+  relu: boolean;
+  /** Directions, given with norm 1, divided by |h|. */
+  cosine: boolean;
+  /** The k largest, largest first, with their indices; 0 = all. */
+  topK: number;
 }
 
 export interface NativeCapture {
@@ -94,6 +129,15 @@ export interface NativeCapture {
   positions: Int32Array | null;
   /** "none": every row. "mean" / "last" / "first": one row over the selected rows. */
   pool: "none" | "mean" | "last" | "first";
+  /** null = whole rows. */
+  reduce: NativeReduction | null;
+}
+
+/** One number of every row: h.direction, divided by |h| with cosine (direction of norm 1). */
+export interface NativeProbe {
+  site: string;
+  direction: Float32Array;
+  cosine: boolean;
 }
 
 export interface NativeSampling {
@@ -139,6 +183,7 @@ export interface NativeRequest {
   logits: "none" | "last" | "all";
   program: NativeOperation[];
   captures: NativeCapture[];
+  probes: NativeProbe[];
 }
 
 export interface NativeTokensEvent {
@@ -149,6 +194,8 @@ export interface NativeTokensEvent {
   /** [tokens, k] row-major; empty when k = 0. */
   topIds: Int32Array;
   topLogprobs: Float32Array;
+  /** [tokens, probes] row-major: readings of the row that chose each token. */
+  probes: Float32Array;
 }
 
 export interface NativeCaptureResult {
@@ -157,7 +204,10 @@ export interface NativeCaptureResult {
   positions: Int32Array;
   /** [positions.length, width] row-major float32. */
   data: Float32Array;
+  /** Values of one row: the site's width, or what a reduction leaves. */
   width: number;
+  /** Of a top k: which outputs, [positions.length, width]; else empty. */
+  indices: Int32Array;
 }
 
 export type NativeFinish = "length" | "stop-id" | "stop-text" | "context" | "aborted" | "prompt";
@@ -173,6 +223,8 @@ export interface NativeDoneEvent {
   promptLogprobs: Float32Array;
   logits: Float32Array;
   captures: NativeCaptureResult[];
+  /** One per probe, every row of prompt and generation, width 1. */
+  probes: NativeCaptureResult[];
   /** Per operation of the program, in its order: rows touched and sum over rows of |h' - h|. */
   touched: Float64Array;
   changeNorms: Float64Array;

@@ -46,6 +46,10 @@ const REMEDIES: Readonly<Record<string, readonly string[]>> = {
   ERR_LAYER_OUTPUT: [
     "Name the list of layers with the layers option; docs/foreign-archives.md says how it is understood.",
   ],
+  ERR_GATE_ORDER: [
+    "Read the gate at the operation's own site or an earlier one (embed, layers.N.attn, layers.N.mlp, layers.N, final).",
+    'A gate with latch: "prompt" may read any site.',
+  ],
   ERR_LAYERS_PATH: ["Leave the option out to take the longest numbered module list."],
   ERR_CUDA_MISSING: ["Build it with `npm run build:cuda`, or load with device: 'cpu'."],
   ERR_CUDA_ABI: ["Build it again with `npm run build:cuda`."],
@@ -65,7 +69,8 @@ export function nativeError(
   const options = { details, remedies: REMEDIES[code] ?? [], cause };
   if (code === "ERR_DISPOSED") return new DisposedError(code, message, options);
   if (/^ERR_(CUDA|CACHE|OUT_OF_MEMORY)/.test(code)) return new DeviceError(code, message, options);
-  if (/^ERR_(VECTOR|DIRECTION|SITE)/.test(code)) return new SteeringError(code, message, options);
+  if (/^ERR_(VECTOR|DIRECTION|SITE|GATE|SUBSPACE|REDUCER)/.test(code))
+    return new SteeringError(code, message, options);
   return new ModelError(code, message, options);
 }
 

@@ -45,7 +45,8 @@ export function run(model: NativeModel, tokens: Int32Array, sites: string[]): Pr
       promptLogprobs: false,
       logits: "all",
       program: [],
-      captures: sites.map((site) => ({ site, phase: "all", positions: null, pool: "none" })),
+      captures: sites.map((site) => ({ site, phase: "all", positions: null, pool: "none", reduce: null })),
+      probes: [],
     },
     (event) => {
       if (event.type === "done") resolve(event);

@@ -143,6 +143,7 @@ describe("what is filled in", () => {
         site: "layers.2",
         op: "add",
         vector: Float32Array.from(v),
+        second: null,
         scale: 1,
         min: -Infinity,
         max: Infinity,
@@ -154,6 +155,8 @@ describe("what is filled in", () => {
         afterGenerated: 0,
         firstGenerated: 0x7fffffff,
         tokenIds: null,
+        schedule: null,
+        gate: null,
       },
     ]);
   });

@@ -106,29 +106,23 @@ inline AttentionSplits attention_splits(int64_t max_blocks) {
   return {splits < 1 ? 1 : splits, split_blocks};
 }
 
-// A row that has operations or captures; rows without are not in the table.
-struct SteerRow {
-  int64_t row;
-  int32_t op_begin;  // into op_index
-  int32_t op_end;
-  int32_t capture_begin;  // into captures
-  int32_t capture_end;
-};
-
 struct SteerArgs {
-  const SteerRow* rows;
-  const int32_t* op_index;
+  const SteerRow* rows;  // the rows with something to do, one block each
+  const SteerEntry* entries;
   const SteerOp* ops;  // SteerOp::counter indexes `counters`
   float* const* captures;
+  const SteerReading* readings;
   SteerCounter* counters;
   int64_t active;  // entries of rows
   int64_t hidden;
   Array delta;         // [rows of the step, hidden]
   Array residual;      // data nullptr = none
   bool to_residual;    // write the change to the residual instead of delta
-  float* scratch;      // [active, hidden] when a row does not fit shared memory, else nullptr
+  float* scratch;      // [active, steer_floats(hidden)] when a row does not fit shared memory, else nullptr
 };
-// Floats a row may have before `scratch` is needed.
+// Working memory of a row: h, then what a subspace adds along each direction.
+constexpr int64_t steer_floats(int64_t hidden) { return hidden + kSteerMaxRank; }
+// Floats a row's working memory may have before `scratch` is needed.
 constexpr int64_t kSteerSharedFloats = 10240;
 
 }  // namespace chatspace::cuda

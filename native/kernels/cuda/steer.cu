@@ -12,7 +12,8 @@ __global__ void steer_kernel(SteerArgs args) {
   __shared__ float reduce[32];
   CudaBlock block(reduce);
   const int64_t index = blockIdx.x;
-  steer_row(block, args, args.rows[index], args.scratch == nullptr ? row : args.scratch + index * args.hidden);
+  steer_row(block, args, args.rows[index],
+            args.scratch == nullptr ? row : args.scratch + index * steer_floats(args.hidden));
 }
 
 }  // namespace
@@ -22,7 +23,7 @@ cudaError_t steer(const SteerArgs& args, cudaStream_t stream) {
   const int64_t wanted = (args.hidden / 4 + 31) / 32 * 32;
   const unsigned threads = static_cast<unsigned>(wanted < 32 ? 32 : wanted > 512 ? 512 : wanted);
   // 40 KiB at most: below the 48 KiB that every device grants without being asked.
-  const size_t bytes = args.scratch == nullptr ? static_cast<size_t>(args.hidden) * sizeof(float) : 0;
+  const size_t bytes = args.scratch == nullptr ? static_cast<size_t>(steer_floats(args.hidden)) * sizeof(float) : 0;
   steer_kernel<<<static_cast<unsigned>(args.active), threads, bytes, stream>>>(args);
   return cudaGetLastError();
 }

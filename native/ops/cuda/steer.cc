@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Steering on CUDA: the step's tables become one block of bytes, go up in one copy from pinned memory
-// (torch's host allocator keeps the block until the copy is done), and one kernel does the site. Rows
-// with nothing to do are left out of the tables, so cost follows the rows that act.
-#include <algorithm>
+// (torch's host allocator keeps the block until the copy is done), and one kernel does the site. Cost
+// follows the rows that act: the tables list no others.
 #include <cstring>
 #include <vector>
 
@@ -35,35 +34,10 @@ class TableBlock {
   std::vector<uint8_t> bytes_;
 };
 
-// The rows that have operations or captures, and the captures in the rows' order.
-void collect_rows(const SteerCall& call, std::vector<SteerRow>& rows, std::vector<float*>& captures) {
-  std::vector<std::vector<float*>> captured(static_cast<size_t>(call.captures > 0 ? call.rows : 0));
-  for (int64_t i = 0; i < call.captures; ++i) {
-    const int32_t row = call.capture_rows[i];
-    TORCH_CHECK(row >= 0 && row < call.rows, "chatspace cuda steer: expected a capture of row 0 to ", call.rows - 1,
-                ", got ", row);
-    captured[static_cast<size_t>(row)].push_back(call.capture_out[i]);
-  }
-  for (int64_t row = 0; row < call.rows; ++row) {
-    const int32_t begin = call.row_offsets[row];
-    const int32_t end = call.row_offsets[row + 1];
-    const auto first = static_cast<int32_t>(captures.size());
-    if (!captured.empty()) {
-      const std::vector<float*>& mine = captured[static_cast<size_t>(row)];
-      captures.insert(captures.end(), mine.begin(), mine.end());
-    }
-    const auto last = static_cast<int32_t>(captures.size());
-    if (begin < end || first < last) rows.push_back({row, begin, end, first, last});
-  }
-}
-
 }  // namespace
 
 void CudaBackend::steer(const SteerCall& call, at::Tensor& delta, at::Tensor& residual) {
-  std::vector<SteerRow> rows;
-  std::vector<float*> captures;
-  collect_rows(call, rows, captures);
-  if (rows.empty()) return;
+  if (call.active == 0) return;
   TORCH_CHECK(delta.numel() == call.rows * call.hidden, "chatspace cuda steer: expected ", call.rows, " rows of ",
               call.hidden, ", got a tensor of shape ", delta.sizes());
   TORCH_CHECK(!residual.defined() || residual.numel() == delta.numel(),
@@ -71,11 +45,8 @@ void CudaBackend::steer(const SteerCall& call, at::Tensor& delta, at::Tensor& re
               residual.defined() ? residual.sizes() : at::IntArrayRef());
   const c10::cuda::CUDAGuard guard(delta.device());
 
-  // Operations of the call, each with a counter slot of its own on the device.
-  const auto op_entries = static_cast<size_t>(call.row_offsets[call.rows]);
-  int32_t op_count = 0;
-  for (size_t i = 0; i < op_entries; ++i) op_count = std::max(op_count, call.op_index[i] + 1);
-  std::vector<SteerOp> ops(call.ops, call.ops + op_count);
+  // Each operation gets a counter slot of its own on the device.
+  std::vector<SteerOp> ops(call.ops, call.ops + call.op_count);
   std::vector<SteerCounter*> hosts(ops.size());
   for (size_t i = 0; i < ops.size(); ++i) {
     hosts[i] = call.counters + ops[i].counter;
@@ -83,27 +54,29 @@ void CudaBackend::steer(const SteerCall& call, at::Tensor& delta, at::Tensor& re
   }
 
   TableBlock block;
-  const size_t rows_at = block.add(rows.data(), rows.size());
-  const size_t index_at = block.add(call.op_index, op_entries);
+  const size_t rows_at = block.add(call.active_rows, static_cast<size_t>(call.active));
+  const size_t entries_at = block.add(call.entries, static_cast<size_t>(call.entry_count));
   const size_t ops_at = block.add(ops.data(), ops.size());
-  const size_t captures_at = block.add(captures.data(), captures.size());
+  const size_t captures_at = block.add(call.captures, static_cast<size_t>(call.capture_count));
+  const size_t readings_at = block.add(call.readings, static_cast<size_t>(call.reading_count));
   const at::Tensor tables = block.upload(delta.device());
   const auto* base = static_cast<const uint8_t*>(tables.const_data_ptr());
 
   at::Tensor dense_delta = delta.contiguous();
   at::Tensor dense_residual = residual.defined() ? residual.contiguous() : at::Tensor();
   at::Tensor scratch;
-  if (call.hidden > kSteerSharedFloats) {
-    scratch = at::empty({static_cast<int64_t>(rows.size()), call.hidden}, delta.options().dtype(at::kFloat));
+  if (steer_floats(call.hidden) > kSteerSharedFloats) {
+    scratch = at::empty({call.active, steer_floats(call.hidden)}, delta.options().dtype(at::kFloat));
   }
 
   SteerArgs args{};
   args.rows = reinterpret_cast<const SteerRow*>(base + rows_at);
-  args.op_index = reinterpret_cast<const int32_t*>(base + index_at);
+  args.entries = reinterpret_cast<const SteerEntry*>(base + entries_at);
   args.ops = reinterpret_cast<const SteerOp*>(base + ops_at);
   args.captures = reinterpret_cast<float* const*>(base + captures_at);
+  args.readings = reinterpret_cast<const SteerReading*>(base + readings_at);
   args.counters = thread_counters(delta.device()).take(hosts);
-  args.active = static_cast<int64_t>(rows.size());
+  args.active = call.active;
   args.hidden = call.hidden;
   args.delta = writes(dense_delta);
   if (dense_residual.defined()) args.residual = writes(dense_residual);

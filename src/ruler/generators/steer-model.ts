@@ -3,7 +3,7 @@
 
 import { createHash } from "node:crypto";
 import type { SteerModel } from "../../model/steer-model.ts";
-import type { SteeringProgram } from "../../steering/program.ts";
+import type { SteeringOperation, SteeringProgram } from "../../steering/program.ts";
 import { SteeringVector } from "../../steering/vector.ts";
 import type { Generator } from "../run.ts";
 
@@ -53,17 +53,31 @@ export function steerModelGenerator(model: SteerModel, options: SteerModelGenera
 
 /** A program as data: vectors by name and hash. */
 export function describeProgram(program: SteeringProgram): Array<Record<string, unknown>> {
-  return program.map(({ vector, ...operation }) => {
-    const named = vector instanceof SteeringVector ? { name: vector.name } : {};
-    const hash = createHash("sha256");
-    if (vector instanceof SteeringVector)
-      for (const site of vector.sites) {
-        hash.update(site);
-        hash.update(bytesOf(vector.at(site)));
-      }
-    else hash.update(bytesOf(Float32Array.from(vector)));
-    return { ...operation, vector: { ...named, sha256: hash.digest("hex") } };
-  });
+  return program.map((operation) => ({
+    ...operation,
+    vector: describeVector(operation.vector),
+    ...(operation.to === undefined ? {} : { to: describeVector(operation.to) }),
+    ...(operation.gate === undefined
+      ? {}
+      : { gate: { ...operation.gate, direction: describeVector(operation.gate.direction) } }),
+  }));
+}
+
+function describeVector(vector: SteeringOperation["vector"]): { name?: string; sha256: string } {
+  const hash = createHash("sha256");
+  if (!(vector instanceof SteeringVector)) {
+    hash.update(
+      bytesOf(
+        Float32Array.from([...vector].flatMap((part) => (typeof part === "number" ? part : [...part]))),
+      ),
+    );
+    return { sha256: hash.digest("hex") };
+  }
+  for (const site of vector.sites) {
+    hash.update(site);
+    hash.update(bytesOf(vector.at(site)));
+  }
+  return { name: vector.name, sha256: hash.digest("hex") };
 }
 
 function bytesOf(values: Float32Array): Uint8Array {
