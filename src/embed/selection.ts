@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { deserialize, serialize } from "node:v8";
 import { asWriteError } from "../data/files.ts";
 import { seededPermutation } from "../data/shuffle.ts";
-import { readRows } from "../data/sources/rows.ts";
+import { countRows, readRows } from "../data/sources/rows.ts";
 import { corruptRow, type DataSource, isFault, type RowOrFault } from "../data/sources/source.ts";
 
 export interface SelectedRow {
@@ -58,7 +58,10 @@ async function* orderedRows(
       }
     }
     if (at < end) {
-      onEnd(at);
+      // Nothing at all in a range that begins late: the data ended before it, and only counting says where.
+      const total =
+        at > range.start || at === 0 ? at : (await countRows(source)).reduce((sum, rows) => sum + rows, 0);
+      onEnd(Math.min(total, maxRows ?? total));
       return;
     }
     if (maxRows !== null && end === maxRows) onEnd(maxRows);

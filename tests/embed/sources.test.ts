@@ -231,6 +231,40 @@ describe("the choice of rows", () => {
     expect(existsSync(join(work, "spool", `shuffle-${process.pid}`))).toBe(false);
   });
 
+  it("says where the data ended, also to one who begins after it", async () => {
+    writeFileSync(join(work, "fifty.jsonl"), '{"text":"x"}\n'.repeat(50));
+    const source = await localSource(join(work, "fifty.jsonl"), {
+      subset: null,
+      split: "train",
+      cacheFolder: null,
+    });
+    const endOf = async (start: number, maxRows: number | null): Promise<number | null> => {
+      let end: number | null = null;
+      const request = {
+        source,
+        columns: null,
+        ranges: [{ start, end: null }],
+        maxRows,
+        fileRows: [],
+        shuffle: null,
+      };
+      for await (const _ of selectRows(request, (positions) => {
+        end = positions;
+      }));
+      return end;
+    };
+    expect(
+      await Promise.all([
+        endOf(0, null),
+        endOf(20, null),
+        endOf(50, null),
+        endOf(900, null),
+        endOf(10, 30),
+        endOf(30, 30),
+      ]),
+    ).toEqual([50, 50, 50, 50, 30, 30]);
+  });
+
   it("understands globs", () => {
     expect(globPattern("*.jsonl").test("a.jsonl")).toBe(true);
     expect(globPattern("*.jsonl").test("b/a.jsonl")).toBe(false);

@@ -2,7 +2,6 @@
 // Arrow IPC sources, stream and file form (`datasets` keeps its cache in the stream form).
 
 import { open } from "node:fs/promises";
-import { RecordBatchReader } from "apache-arrow";
 import { type FileReader, type Row, unreadableFile } from "./source.ts";
 
 /** Plain values instead of Arrow's vectors and struct proxies. */
@@ -25,6 +24,8 @@ export function arrowReader(path: string, name: string): FileReader {
     column(name: string): (row: number) => unknown;
     names: string[];
   }> {
+    // Loaded where it is needed: it takes longer to load than all other readers together.
+    const { RecordBatchReader } = await import("apache-arrow");
     const handle = await open(path, "r");
     try {
       const reader = await RecordBatchReader.from(handle);
