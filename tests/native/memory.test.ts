@@ -70,6 +70,33 @@ describe("against PyTorch", () => {
   );
 });
 
+describe("prompts of embeddings in one model", () => {
+  // Their token ids are all the same; what the engine keeps of one prompt must not serve another.
+  test("of one length and other rows: each gets its own answer, first, again and at once", async () => {
+    const texts = ["the river rose", "every house on", "the lamp lit a", "the river rose"];
+    const spans = texts.map((text) => `<|memory_start|>${text.repeat(60)}<|memory_end|>`);
+    const prompts = await Promise.all(spans.map(async (text) => (await compressor.compress(text)).prompt));
+    const length = Math.min(...prompts.map(({ shape }) => shape[0]));
+    expect(length).toBeGreaterThan(64);
+    const cut = prompts.map(({ promptEmbeddings }) => ({
+      promptEmbeddings: promptEmbeddings.slice(0, length * 32),
+      shape: [length, 32] as const,
+    }));
+    const options = { maxTokens: 8, ignoreEos: true };
+    const answers: number[][] = [];
+    for (const prompt of cut) {
+      await using fresh = await SteerModel.load(compressor.modelPath, { device: "cpu", threads: 1 });
+      answers.push([...(await fresh.generate(prompt, options)).tokens]);
+    }
+    expect(answers[0]).toEqual(answers[3]);
+    expect(answers[0]).not.toEqual(answers[1]);
+    for (const [i, prompt] of cut.entries())
+      expect([...(await model.generate(prompt, options)).tokens]).toEqual(answers[i]);
+    const together = await model.generate(cut, options);
+    expect(together.map(({ tokens }) => [...tokens])).toEqual(answers);
+  });
+});
+
 describe("the language model's own rows", () => {
   test("read from the file and captured from the model, they are the same bits", async () => {
     const stored = storedTokenRows(join(checkpoint, "llm"))!;
