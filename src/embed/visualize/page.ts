@@ -23,7 +23,7 @@ button { cursor: pointer; } button:disabled { opacity: .4; cursor: default; } bu
 #legend { position: absolute; left: 12px; bottom: 12px; max-height: 45%; overflow: auto; padding: 6px 10px; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
 #legend:empty { display: none; }
 .entry { display: flex; gap: 6px; align-items: center; white-space: nowrap; } .dot { width: 10px; height: 10px; border-radius: 5px; flex: none; }
-#panel { right: 12px; top: 12px; width: min(400px, 40%); max-height: calc(100% - 24px); overflow: auto; padding: 10px 14px; }
+#panel { right: 12px; top: 68px; width: min(400px, 40%); max-height: calc(100% - 80px); overflow: auto; padding: 10px 14px; }
 #panel h2 { font-size: 14px; margin: 0 0 6px; } #panel dl { display: grid; grid-template-columns: auto 1fr; gap: 2px 10px; margin: 0 0 8px; color: var(--soft); }
 #panel dd { margin: 0; overflow-wrap: anywhere; } .text { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
 #tip { pointer-events: none; padding: 5px 9px; max-width: 330px; overflow-wrap: anywhere; }
