@@ -19,6 +19,7 @@ import {
 import { readTorchSave } from "../formats/torch-save.ts";
 import { writeTorchSave } from "../formats/torch-save-writer.ts";
 import { writeWhole } from "../formats/write-whole.ts";
+import { readZipDirectory } from "../formats/zip.ts";
 import type { PromptEmbeddings } from "../model/prompt.ts";
 import type { CompressedPrompt } from "./compressor.ts";
 
@@ -101,6 +102,11 @@ export function readPromptEmbeddings(path: string): StoredEmbeddings {
  * @throws DataError ERR_TORCH_SAVE, ERR_ZIP, ERR_PROMPT_EMBEDS_FILE
  */
 export function parseTorchEmbeddings(bytes: Uint8Array, name = "torch.save bytes"): PromptEmbeddings {
+  // torch.save stores its records; ones that inflate could take a thousand times what was sent.
+  let inflated = 0;
+  if (bytes[0] === 0x50) for (const { size } of readZipDirectory(bytes).values()) inflated += size;
+  if (inflated > bytes.length)
+    throw bad(name, `records of at most ${bytes.length} bytes, as stored`, `${inflated}`);
   const value = readTorchSave(bytes);
   const tensor = typeof value === "object" && value !== null && "dtype" in value && "shape" in value;
   if (!tensor) throw bad(name, "a tensor alone", Array.isArray(value) ? "a list" : typeof value);

@@ -235,6 +235,23 @@ describe("hostile torch.save files", () => {
     expect(() => parseTorchEmbeddings(bomb)).toThrowError(code("ERR_ZIP"));
   });
 
+  test("one that declares it is refused before it is inflated", () => {
+    const pickle = Buffer.from(
+      tensor([1 << 12, 1 << 12], [1 << 12, 1], 0, storage("FloatStorage", "0", 1 << 24)),
+      "latin1",
+    );
+    const bomb = deflatedZip([
+      { name: "archive/data.pkl", bytes: pickle, declared: pickle.length },
+      { name: "archive/data/0", bytes: new Uint8Array(64 << 20), declared: 64 << 20 },
+    ]);
+    expect(bomb.length).toBeLessThan(1 << 20);
+    expect(() => parseTorchEmbeddings(bomb)).toThrowError(/at most \d+ bytes, as stored, got 67/);
+    const limits = { maxBytes: 1 << 20, hiddenSize: 1 << 12 };
+    expect(() => decodePromptEmbeds(bomb.toString("base64"), limits)).toThrowError(
+      code("ERR_PROMPT_EMBEDS_FILE"),
+    );
+  });
+
   test("every prefix of a file is refused", () => {
     const whole = golden("to-torch.pt");
     for (let length = 0; length < whole.length; length++)
@@ -268,7 +285,7 @@ describe("hostile torch.save files", () => {
 });
 
 /** A zip of deflated entries whose sizes are whatever `declared` says. */
-function deflatedZip(entries: { name: string; bytes: Uint8Array; declared: number }[]): Uint8Array {
+function deflatedZip(entries: { name: string; bytes: Uint8Array; declared: number }[]): Buffer {
   const parts: Buffer[] = [];
   const directory: Buffer[] = [];
   let at = 0;
