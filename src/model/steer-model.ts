@@ -90,11 +90,11 @@ export class SteerModel {
   }
 
   /**
-   * Loads a model: the path of a TorchScript archive, or the name of a model to be found in the package,
-   * in the user's cache, or on a hub (downloaded once).
+   * Loads a model: the path of an archive, a GGUF file or a Hugging Face folder, the name of a model in
+   * the package or the catalogue, or org/name[@revision][:file] on a hub (pulled once).
    *
    * @throws EnvironmentError when the addon or libtorch is missing; ModelError when the file cannot be
-   *   used; DeviceError when the device is absent or full; signal.reason.
+   *   used; ServiceError / DataError when a hub does not give it; DeviceError when the device is absent or full; signal.reason.
    */
   static async load(pathOrName: string, options: LoadOptions = {}): Promise<SteerModel> {
     checkString("SteerModel.load", pathOrName);

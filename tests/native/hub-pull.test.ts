@@ -23,6 +23,7 @@ import { findOrPull, type HubModelOptions, pullFromHub } from "../../src/model/h
 import { listModels, removeModel } from "../../src/model/store.ts";
 import { end, gitBlob, type HubFixture, serve, sha256, startHub, TOKEN } from "../unit/hub-server.ts";
 import { load } from "./converted-model.ts";
+import { writeGgufModel } from "./gguf-model.ts";
 import { shared } from "./golden.ts";
 
 const LLAMA = shared("golden/decoders/llama");
@@ -186,6 +187,35 @@ describe.skipIf(!existsSync(LLAMA))("pull", () => {
     serveTiny(files);
     const source = await opened(await pullFromHub(NAME, options()));
     expect(source.files).toHaveLength(2);
+  });
+});
+
+describe.skipIf(!existsSync(LLAMA))("pull, of GGUF files", () => {
+  test("the one that is named is taken, alone; each has an archive of its own", async () => {
+    const files = serveTiny(new Map([["README.md", Buffer.from("# tiny")]]));
+    for (const [name, family] of [
+      ["tiny-F32.gguf", "llama"],
+      ["tiny-other.gguf", "llama-biased-tied"],
+    ] as const) {
+      writeGgufModel(family, "llama", join(root, name));
+      files.set(name, readFileSync(join(root, name)));
+    }
+    await expect(pullFromHub(NAME, options())).rejects.toMatchObject({
+      code: "ERR_HUB_FILE",
+      message: expect.stringContaining("tiny-F32.gguf\n  tiny-other.gguf"),
+    });
+    const archive = await pullFromHub(parseHubName("org/tiny:f32")!, options());
+    expect(await opened(archive)).toMatchObject({
+      format: "gguf",
+      files: [{ name: "tiny-F32.gguf", sha256: sha256(files.get("tiny-F32.gguf")!) }],
+      repository: "org/tiny",
+    });
+    expect(readdirSync(snapshot())).toEqual(["tiny-F32.gguf"]);
+    expect(await pullFromHub(parseHubName("org/tiny:other")!, options())).not.toBe(archive);
+    const { cache, environment } = options();
+    expect(listModels(cache, hubPlace(environment)).map(({ name, state }) => `${name} ${state}`)).toEqual(
+      expect.arrayContaining(["org/tiny:f32 ready", "org/tiny:other ready"]),
+    );
   });
 });
 
@@ -373,6 +403,22 @@ describe.skipIf(!existsSync(LLAMA))("a hub that misbehaves", () => {
     const failure = pullFromHub(NAME, options({ HF_HUB_CACHE: join(root, "file") }));
     await expect(failure).rejects.toMatchObject({ code: "ERR_CACHE_WRITE" });
   });
+
+  test.skipIf(!existsSync("/dev/full"))(
+    "a full disk is an error of the environment, and leaves no file",
+    async () => {
+      const weights = serveTiny().get("model.safetensors")!;
+      mkdirSync(join(folder(), "blobs"), { recursive: true });
+      symlinkSync("/dev/full", join(folder(), "blobs", `${sha256(weights)}.chatspace.partial`));
+      await expect(pullFromHub(NAME, options())).rejects.toMatchObject({
+        code: "ERR_CACHE_WRITE",
+        details: { code: "ENOSPC" },
+      });
+      expect(existsSync(join(folder(), "blobs", sha256(weights)))).toBe(false);
+      expect(existsSync(join(snapshot(), "model.safetensors"))).toBe(false);
+      expect(hub.asked.filter(({ origin }) => origin === "store")).toHaveLength(1);
+    },
+  );
 
   test("two pulls at once fetch each file once", async () => {
     serveTiny();
