@@ -79,6 +79,13 @@ export type { SteeringGate } from "./steering/gate.ts";
 export type { OperationKind, SteeringOperation, SteeringProgram } from "./steering/program.ts";
 export { loadSteeringProgram } from "./steering/program-files.ts";
 export {
+  formatProgram,
+  type NamedGate,
+  type NamedOperation,
+  parseProgram,
+  resolveProgram,
+} from "./steering/program-text.ts";
+export {
   constantStrength,
   decayingStrength,
   linearStrength,

@@ -21,6 +21,7 @@ export interface ModelFlags {
 }
 
 export interface SteeringFlags {
+  steering?: string;
   vector?: string;
   scale?: number;
   layer?: number;
@@ -76,6 +77,10 @@ export function addModelOptions(command: Command): Command {
 
 export function addSteeringOptions(command: Command): Command {
   return command
+    .option(
+      "--steering <program>",
+      'a program as text: "0.5 happy@layers.12-18 + cap(formal, 0..2) @generation"',
+    )
     .option("-v, --vector <name|file>", "steer with this vector: a name (happy) or a file")
     .option("-s, --scale <number>", "strength: h + scale * v (ablate: what is left, default 0)", number)
     .option(
@@ -128,11 +133,13 @@ export async function loadModel(flags: ModelFlags, signal: AbortSignal): Promise
   }
 }
 
-/** The program of the steering flags; empty without --vector. */
+/** The program of the steering flags, that of --steering first; empty without --steering and --vector. */
 export async function steeringOf(flags: SteeringFlags): Promise<SteeringOperation[]> {
-  if (flags.vector === undefined) return [];
+  const { parseProgram, resolveProgram } = await import("../steering/program-text.ts");
   const { resolveVector } = await import("../steering/vector-names.ts");
-  return [operationOf(flags, await resolveVector(flags.vector))];
+  const program = flags.steering === undefined ? [] : await resolveProgram(parseProgram(flags.steering));
+  if (flags.vector === undefined) return program;
+  return [...program, operationOf(flags, await resolveVector(flags.vector))];
 }
 
 export function operationOf(flags: SteeringFlags, vector: SteeringVector): SteeringOperation {
