@@ -75,12 +75,19 @@ export function addModelOptions(command: Command): Command {
     .option("--tokenizer <folder>", "tokenizer.json and its kin, when the archive has none");
 }
 
+/** A program as text, one vector by flags, or both. */
 export function addSteeringOptions(command: Command): Command {
-  return command
-    .option(
+  return addVectorOptions(
+    command.option(
       "--steering <program>",
       'a program as text: "0.5 happy@layers.12-18 + cap(formal, 0..2) @generation"',
-    )
+    ),
+  );
+}
+
+/** One vector, by flags. */
+export function addVectorOptions(command: Command): Command {
+  return command
     .option("-v, --vector <name|file>", "steer with this vector: a name (happy) or a file")
     .option("-s, --scale <number>", "strength: h + scale * v (ablate: what is left, default 0)", number)
     .option(

@@ -8,7 +8,7 @@ import { UsageError } from "../../exit-codes.ts";
 import { interruptible } from "../../interrupt.ts";
 import {
   addModelOptions,
-  addSteeringOptions,
+  addVectorOptions,
   defined,
   loadModel,
   type ModelFlags,
@@ -47,7 +47,7 @@ export function registerCost(ruler: Command): void {
     .option("--data <dir>", "essays and questions (`ruler data`)")
     .option("--steering <file>", STEERING_HELP)
     .requiredOption("-o, --output <dir>", "folder for prompts and answers");
-  addSteeringOptions(addModelOptions(command))
+  addVectorOptions(addModelOptions(command))
     .option("--counter <name|path>", "tokenizer that measures lengths (default: the model's own)")
     .option("--batch <n>", "prompts that run together (default: 8)", positiveInteger)
     .option("--chat", "ask in the model's chat format")

@@ -7,7 +7,7 @@ import { UsageError } from "../../exit-codes.ts";
 import { interruptible } from "../../interrupt.ts";
 import {
   addModelOptions,
-  addSteeringOptions,
+  addVectorOptions,
   defined,
   loadModel,
   type ModelFlags,
@@ -54,7 +54,7 @@ export function registerRun(ruler: Command): void {
     .option("--tries <n>", "tries of one prompt (default: 6)", positiveInteger)
     .option("--timeout <seconds>", "time limit of one try (default: 600)", number)
     .option("--body <json>", "more keys for the server, such as '{\"steering\": [...]}'");
-  addSteeringOptions(addModelOptions(command))
+  addVectorOptions(addModelOptions(command))
     .option("--steering <file>", STEERING_HELP)
     .option("--batch <n>", "prompts that run together in a model here (default: 8)", positiveInteger)
     .option("--chat", "a model here: ask in its chat format, the answer prefix as the beginning of its turn")
