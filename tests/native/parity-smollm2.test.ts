@@ -19,7 +19,8 @@ describe.skipIf(!here)(`${NAME} (needs ../shared and the model in the cache)`, (
   let model: SteerModel;
 
   beforeAll(async () => {
-    model = await SteerModel.load(NAME, { device: "cpu", dtype: "float32" });
+    // The 4-bit blocks as they are stored: bit-equal to their float32 copy (see the test below), and faster.
+    model = await SteerModel.load(NAME, { device: "cpu", dtype: "float32", quantize: "stored" });
     const rows = golden.floats("vectors");
     const v = (layer: number) => rows.subarray(layer * 576, (layer + 1) * 576);
     const add = { layer: 16, vector: v(16), scale: 2 };
@@ -41,6 +42,21 @@ describe.skipIf(!here)(`${NAME} (needs ../shared and the model in the cache)`, (
     } satisfies Record<string, SteeringProgram>);
   });
   afterAll(() => model?.dispose());
+
+  test("weights run as stored give the bits of their float32 copy", { timeout: 120_000 }, async () => {
+    const dense = await SteerModel.load(NAME, { device: "cpu", dtype: "float32", quantize: "none" });
+    try {
+      for (const { ids } of golden.prompts.slice(0, 2)) {
+        const tokens = Int32Array.from(ids);
+        const ours = (await model.forward(tokens, { logits: "all" })).logits;
+        const copy = (await dense.forward(tokens, { logits: "all" })).logits;
+        expect(Buffer.compare(Buffer.from(ours.buffer), Buffer.from(copy.buffer))).toBe(0);
+      }
+      expect(model.info.weightBytes).toBeLessThan(0.2 * dense.info.weightBytes);
+    } finally {
+      await dense.dispose();
+    }
+  });
 
   test("token ids of the prompts, raw and by the chat template", () => {
     for (const { text, ids } of golden.prompts)
