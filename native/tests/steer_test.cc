@@ -293,16 +293,18 @@ TEST(gates_open_on_their_side_of_the_threshold_alone) {
              with_gate(op(SteerKind::kAdd, v), gate, cosine - 0.01f, false, true),
              op(SteerKind::kAblate, c, 0),
              with_gate(op(SteerKind::kAdd, v), nullptr, 0.5f, true),
-             with_gate(op(SteerKind::kAdd, v), gate, -0.5f, true, true)};
+             with_gate(op(SteerKind::kAdd, v), gate, -0.5f, true, true),
+             with_gate(op(SteerKind::kAdd, v), gate, 0.01f, true)};
     delta[1].copy_(before[0]);
     delta[2].copy_(before[0]);
     delta[3].copy_(before[0]);
+    delta[4] += 5 * c - before[4].dot(c) * c;
     const float high = 0.6f, low = 0.4f;
     p.row({0});
     p.row({1});
     p.row({2});
     p.row({3});
-    p.row({4, 1});            // removing the direction shuts the gate
+    p.row({4, 7});            // removing the direction shuts the gate
     p.row({5}, 1.0f, &high);  // read elsewhere
     p.row({6});               // zeros: cosine 0
     p.row({0, 1, 2, 3, 6});   // NaN opens nothing
@@ -312,7 +314,8 @@ TEST(gates_open_on_their_side_of_the_threshold_alone) {
     for (const int64_t row : {0, 2, 5, 6}) CHECK_CLOSE(delta[row], given[row] + v, 1e-6, "open");
     for (const int64_t row : {1, 3}) CHECK_SAME_BITS(delta[row], given[row], "shut");
     CHECK_THAT(p.counters[0].rows == 1 && p.counters[1].rows == 0 && p.counters[2].rows == 1 &&
-               p.counters[3].rows == 0 && p.counters[4].rows == 1 && p.counters[5].rows == 1 && p.counters[6].rows == 1);
+               p.counters[3].rows == 0 && p.counters[4].rows == 1 && p.counters[5].rows == 1 && p.counters[6].rows == 1 &&
+               p.counters[7].rows == 0);
     CHECK_THAT(std::abs((delta[4] - given[4] + given[4].dot(c) * c).norm().item<double>()) < 1e-5);
   });
 }

@@ -52,6 +52,19 @@ describe("smoke", () => {
 });
 
 describe("generate", () => {
+  test("a program as text acts, and its proof is shown", async () => {
+    const wave = file("wave.safetensors");
+    const program = `3 "${wave}"@layers.2 @generation + rotate("${wave}", 30deg)@layers.2 @when(cos "${wave}" < 2)`;
+    const args = ["generate", "Once upon a time", ...MODEL, "-n", "6", "--steering"];
+    const { code, stderr } = await cli([...args, program]);
+    expect(stderr).toMatch(/add at layers\.2: 5 rows/);
+    expect(stderr).toMatch(/rotate at layers\.2: \d+ rows/);
+    expect(code).toBe(0);
+    const refused = await cli([...args, "3 happy @generatoin"]);
+    expect(refused.stderr).toMatch(/at 9: expected a site .*\[ERR_PROGRAM_TEXT\]/s);
+    expect(refused.code).toBe(2);
+  });
+
   test("streams the text to stdout and the rest to stderr", async () => {
     const { code, stdout, stderr } = await cli(["generate", "Once upon a time", ...MODEL, "-n", "12"]);
     expect(code).toBe(0);

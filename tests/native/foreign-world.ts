@@ -72,6 +72,7 @@ export function fullRequest(request: Partial<NativeRequest>): NativeRequest {
     logits: "none",
     program: [],
     captures: [],
+    probes: [],
     ...request,
   };
 }
@@ -85,6 +86,7 @@ export function operation(
     site,
     op: "add",
     vector,
+    second: null,
     scale: 1,
     min: Number.NEGATIVE_INFINITY,
     max: Number.POSITIVE_INFINITY,
@@ -96,12 +98,14 @@ export function operation(
     afterGenerated: 0,
     firstGenerated: 2147483647,
     tokenIds: null,
+    schedule: null,
+    gate: null,
     ...changes,
   };
 }
 
 export function capture(site: string, phase: "all" | "prompt" | "generation" = "all") {
-  return { site, phase, positions: null, pool: "none" as const };
+  return { site, phase, positions: null, pool: "none" as const, reduce: null };
 }
 
 export interface Golden {
