@@ -63,7 +63,7 @@ const CASES = {
     title: `${DEFAULT_MODEL}, the same function by float32 weights off the Q4_1 grid, WikiText-2`,
     note:
       "No full-precision checkpoint of this model is in reach of the script, so its channels are rescaled by random " +
-      "factors that cancel (exp(n/4), see scripts/lib/gguf-variant.mjs): what int4 costs a model that was never quantised.",
+      "factors that cancel (exp(n/8), see scripts/lib/gguf-variant.mjs): what int4 costs a model that was never quantised.",
     text: wikiText,
     formats: ["float32", "bfloat16", "int8", "int4"],
     layer: 16,

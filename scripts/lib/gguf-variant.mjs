@@ -54,7 +54,7 @@ export function writeVariant(source, target, { type, offGrid = false }) {
 }
 
 /**
- * The same function by other weights: each input channel of a matrix times exp(n/4), n normal, and what
+ * The same function by other weights: each input channel of a matrix times exp(n/8), n normal, and what
  * produces the channel (a norm's gain, rows of the value or up matrix) divided by it. A matrix that was
  * dequantised from blocks no longer lies on their grid, so that quantising it again costs what it costs.
  */
@@ -64,7 +64,7 @@ function moveOffGrid(values, metadata) {
   const number = (key) => Number(metadata.get(`llama.${key}`));
   const group = number("attention.head_count") / number("attention.head_count_kv");
   const normal = normals(7);
-  const factors = (count) => Float32Array.from({ length: count }, () => Math.exp(normal() / 4));
+  const factors = (count) => Float32Array.from({ length: count }, () => Math.exp(normal() / 8));
   const at = (layer, name) => values.get(`blk.${layer}.${name}.weight`);
   for (let layer = 0; layer < number("block_count"); layer++) {
     for (const [norm, users] of [
