@@ -120,7 +120,7 @@ struct SteerArgs {
   bool to_residual;    // write the change to the residual instead of delta
   float* scratch;      // [active, steer_floats(hidden)] when a row does not fit shared memory, else nullptr
 };
-// Working memory of a row: h, then what a subspace adds along each direction.
+// Working memory of a row: h, then what a subspace adds along each direction. (Host code; a kernel spells it out.)
 constexpr int64_t steer_floats(int64_t hidden) { return hidden + kSteerMaxRank; }
 // Floats a row's working memory may have before `scratch` is needed.
 constexpr int64_t kSteerSharedFloats = 10240;

@@ -13,7 +13,7 @@ __global__ void steer_kernel(SteerArgs args) {
   CudaBlock block(reduce);
   const int64_t index = blockIdx.x;
   steer_row(block, args, args.rows[index],
-            args.scratch == nullptr ? row : args.scratch + index * steer_floats(args.hidden));
+            args.scratch == nullptr ? row : args.scratch + index * (args.hidden + kSteerMaxRank));
 }
 
 }  // namespace
