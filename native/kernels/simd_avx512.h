@@ -111,33 +111,35 @@ struct Simd {
     __asm__("" : "+v"(v));
     return v;
   }
-  static V block_factor(const uint8_t* p) {
-    uint16_t half;
-    std::memcpy(&half, p, 2);
-    return _mm512_set1_ps(_cvtsh_ss(half));
+  // The two float16 numbers at p as floats, in lanes 0 and 1 (read from memory: no shuffle port needed).
+  static __m128 block_factors(const uint8_t* p) {
+    int32_t bits;
+    std::memcpy(&bits, p, 4);
+    return _mm_cvtph_ps(_mm_cvtsi32_si128(bits));
   }
-  // The 32 weights of a block, in order.
+  // The 32 weights of a block, in order. Four-bit levels choose among sixteen values that are computed
+  // once a block; vpermps looks at the low four bits of a lane alone.
   template <ElementType E>
   static void load_block(const uint8_t* p, V* out) {
-    const V d = block_factor(p);
+    const __m128 factors = block_factors(p);
+    const V d = _mm512_broadcastss_ps(factors);
     if constexpr (E == ElementType::kQ8_0) {
       for (int i = 0; i < 2; ++i) {
         const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 2 + 16 * i));
         out[i] = mul(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)));
       }
     } else {
+      V values;
+      if constexpr (E == ElementType::kQ4_0) {
+        values = mul(d, _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7));
+      } else {
+        const V m = _mm512_broadcastss_ps(_mm_movehdup_ps(factors));
+        values = add(rounded(mul(d, _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15))), m);
+      }
       const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + (E == ElementType::kQ4_0 ? 2 : 4)));
       const __m512i wide = _mm512_cvtepu8_epi32(q);
-      __m512i low = _mm512_and_si512(wide, _mm512_set1_epi32(15));
-      __m512i high = _mm512_srli_epi32(wide, 4);
-      if constexpr (E == ElementType::kQ4_0) {
-        out[0] = mul(d, _mm512_cvtepi32_ps(_mm512_sub_epi32(low, _mm512_set1_epi32(8))));
-        out[1] = mul(d, _mm512_cvtepi32_ps(_mm512_sub_epi32(high, _mm512_set1_epi32(8))));
-      } else {
-        const V m = block_factor(p + 2);
-        out[0] = add(rounded(mul(d, _mm512_cvtepi32_ps(low))), m);
-        out[1] = add(rounded(mul(d, _mm512_cvtepi32_ps(high))), m);
-      }
+      out[0] = _mm512_permutexvar_ps(wide, values);
+      out[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(wide, 4), values);
     }
   }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }

@@ -9,6 +9,7 @@ const root = fileURLToPath(new URL("../..", import.meta.url));
 // Codes of Node itself, and the name under which --json reports an error that has none.
 const NOT_OURS = new Set([
   "ERR_INVALID_ARG_TYPE",
+  "ERR_INVALID_URL",
   "ERR_STREAM_DESTROYED",
   "ERR_STREAM_PREMATURE_CLOSE",
   "ERR_FAILED",
