@@ -119,12 +119,14 @@ describe("the command line", () => {
       "--no-progress",
     ];
     const child = spawn(process.execPath, [MAIN, ...argv], { stdio: ["ignore", "ignore", "pipe"] });
+    // Listened to from the start: a child that ends early must not be waited for in vain.
+    const closed = new Promise((resolve) => child.on("close", resolve));
     const shards = join(work, "stopped/embeddings/tiny-encoder/many/train/shard-00000.parquet");
     const deadline = Date.now() + 30_000;
     while (!existsSync(shards) && Date.now() < deadline)
       await new Promise((resolve) => setTimeout(resolve, 10));
     child.kill("SIGINT");
-    const code = await new Promise((resolve) => child.on("close", resolve));
+    const code = await closed;
     // A fast machine may have been done.
     expect([0, 130]).toContain(code);
     const { code: second, stdout } = cli(...argv);
