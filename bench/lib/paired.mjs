@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// Interleaved measurement on machines whose speed drifts. Absolute figures of two moments cannot be compared
+// there; what lies side by side can. So every case is measured between runs of the baseline, the ratio is
+// taken within that neighbourhood, and what is reported is the median of the ratios with an interval.
+//
+// abba():     A B B A C C A ...  A is the baseline, its runs shared by the cases left and right of them. One
+//             ratio a case and round: (B + B) / (A + A). A drift that is linear over the four cancels. With the
+//             baseline itself among the cases the table shows its own noise.
+// mirrored(): a b c c b a        sides of equal rank (ours and its peers). One figure a side and round, the
+//             mean of its two runs; linear drift cancels likewise.
+//
+// A run is an async function that resolves to its cost: milliseconds, or anything that grows with time and
+// adds up. Nothing is dropped or trimmed; the median is what outliers are left to.
+import { median } from "./table.mjs";
+
+/** Uniform numbers in [0, 1) from a seed: order and intervals come out the same each time. */
+export function seeded(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
+
+/** A copy in random order. */
+export function shuffled(list, random) {
+  const out = [...list];
+  for (let i = out.length - 1; i > 0; i--) {
+    const j = Math.floor(random() * (i + 1));
+    [out[i], out[j]] = [out[j], out[i]];
+  }
+  return out;
+}
+
+/**
+ * Median with a 95 % percentile-bootstrap interval (2,000 resamples, fixed seed). With fewer than five values
+ * a bootstrap says nothing that the values do not: the interval is then their range.
+ */
+export function summary(values, { resamples = 2000, seed = 1 } = {}) {
+  const middle = median(values);
+  if (values.length < 5) return { median: middle, low: Math.min(...values), high: Math.max(...values) };
+  const random = seeded(seed);
+  const medians = Array.from({ length: resamples }, () =>
+    median(values.map(() => values[Math.floor(random() * values.length)])),
+  ).sort((a, b) => a - b);
+  return {
+    median: middle,
+    low: medians[Math.floor(0.025 * (resamples - 1))],
+    high: medians[Math.ceil(0.975 * (resamples - 1))],
+  };
+}
+
+/**
+ * Cases against a baseline. The order of the cases is drawn anew each round.
+ *
+ * @param baseline async () => cost
+ * @param cases { name: async () => cost }
+ * @param rounds most rounds; `seconds` ends earlier, after a whole round (one at least)
+ * @param onRound (done, results) => void, after each round
+ * @returns { baseline: costs, rounds, cases: { name: { costs, baselines, ratios } } }; costs[i] and
+ *   baselines[i] are means of two runs, ratios[i] their quotient.
+ */
+export async function abba({
+  baseline,
+  cases,
+  rounds = 5,
+  seconds = Number.POSITIVE_INFINITY,
+  seed = 1,
+  onRound,
+}) {
+  const random = seeded(seed);
+  const results = Object.fromEntries(
+    Object.keys(cases).map((name) => [name, { costs: [], baselines: [], ratios: [] }]),
+  );
+  const base = [await baseline()];
+  const begin = performance.now();
+  let done = 0;
+  while (done < rounds && (done === 0 || fits(begin, done, seconds))) {
+    for (const name of shuffled(Object.keys(cases), random)) {
+      const before = base.at(-1);
+      const first = await cases[name]();
+      const second = await cases[name]();
+      const after = await baseline();
+      base.push(after);
+      const into = results[name];
+      into.costs.push((first + second) / 2);
+      into.baselines.push((before + after) / 2);
+      into.ratios.push((first + second) / (before + after));
+    }
+    done++;
+    onRound?.(done, results);
+  }
+  return { baseline: base, rounds: done, cases: results };
+}
+
+/**
+ * Sides of equal rank, forth and back in each round. A side that resolves to null cannot do the case and
+ * is not asked again.
+ * @returns { rounds, sides: { name: costs | null } }
+ */
+export async function mirrored({ sides, rounds = 3, seconds = Number.POSITIVE_INFINITY }) {
+  const costs = Object.fromEntries(Object.keys(sides).map((name) => [name, []]));
+  const begin = performance.now();
+  let done = 0;
+  while (done < rounds && (done === 0 || fits(begin, done, seconds))) {
+    const names = Object.keys(sides);
+    const sums = {};
+    for (const name of [...names, ...names.reverse()]) {
+      if (costs[name] === null) continue;
+      const cost = await sides[name]();
+      if (cost === null) costs[name] = null;
+      else sums[name] = (sums[name] ?? 0) + cost;
+    }
+    for (const name of Object.keys(sides)) if (costs[name] !== null) costs[name].push(sums[name] / 2);
+    done++;
+  }
+  return { rounds: done, sides: costs };
+}
+
+/** Will one more round like those before end in time? */
+function fits(begin, done, seconds) {
+  const spent = (performance.now() - begin) / 1000;
+  return spent + spent / done <= seconds;
+}
+
+/** "+1.2 % (-0.3 to +2.5)" of ratios to a baseline's cost. */
+export function costText(ratios, digits = 1) {
+  const { median: middle, low, high } = summary(ratios);
+  const percent = (ratio) => {
+    const text = (100 * (ratio - 1)).toFixed(digits);
+    return Number(text) === 0 ? (0).toFixed(digits) : `${ratio > 1 ? "+" : ""}${text}`;
+  };
+  return `${percent(middle)} % (${percent(low)} to ${percent(high)})`;
+}
