@@ -11,14 +11,18 @@ export function machineLine(addon) {
   return `${date} UTC, ${cpus()[0]?.model.trim()}, ${cores} cores, kernels ${isa}${extra ? ` (${extra})` : ""}, Node ${process.version}`;
 }
 
-export function printTable(header, rows) {
+/** Lines of a Markdown table whose columns line up. */
+export function tableLines(header, rows) {
   const all = [header, ...rows].map((row) => row.map((cell) => String(cell)));
   const widths = header.map((_, column) => Math.max(...all.map((row) => row[column].length)));
   const line = (row) =>
     `| ${row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join(" | ")} |`;
-  console.log(line(all[0]));
-  console.log(`|${widths.map((w, i) => (i === 0 ? "-".repeat(w + 2) : `${"-".repeat(w + 1)}:`)).join("|")}|`);
-  for (const row of all.slice(1)) console.log(line(row));
+  const rule = `|${widths.map((w, i) => (i === 0 ? "-".repeat(w + 2) : `${"-".repeat(w + 1)}:`)).join("|")}|`;
+  return [line(all[0]), rule, ...all.slice(1).map(line)];
+}
+
+export function printTable(header, rows) {
+  for (const line of tableLines(header, rows)) console.log(line);
 }
 
 export function median(values) {
