@@ -22,14 +22,20 @@ export class Peer {
 
   constructor(python, script, env = {}) {
     this.#child = spawn(python, [fileURLToPath(new URL(`../peers/${script}`, import.meta.url))], {
-      stdio: ["pipe", "pipe", "ignore"],
+      stdio: ["pipe", "pipe", "pipe"],
       env: { ...process.env, HF_HUB_OFFLINE: "1", ...env },
     });
     createInterface({ input: this.#child.stdout }).on("line", (line) => {
       if (line.startsWith("{")) this.#waiting.shift()?.resolve(JSON.parse(line));
     });
-    this.#child.on("exit", (code) => {
-      for (const waiter of this.#waiting) waiter.reject(new Error(`peer ended with code ${code}`));
+    // The end of what it complained about is told when it dies.
+    let complaint = "";
+    this.#child.stderr.setEncoding("utf8").on("data", (text) => {
+      complaint = (complaint + text).slice(-2000);
+    });
+    this.#child.on("close", (code) => {
+      const error = new Error(`${script} ended with code ${code}: ${complaint}`);
+      for (const waiter of this.#waiting) waiter.reject(error);
     });
   }
 

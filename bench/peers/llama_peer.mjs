@@ -13,7 +13,7 @@ let model;
 let context;
 
 /** A fresh model and context; all threads the request names. */
-async function load({ model: path, threads, contextSize }) {
+async function load({ model: path, threads, contextSize, sequences = 1 }) {
   llama ??= await getLlama({
     gpu: false,
     build: "never",
@@ -24,7 +24,7 @@ async function load({ model: path, threads, contextSize }) {
   await context?.dispose();
   await model?.dispose();
   model = await llama.loadModel({ modelPath: path, gpuLayers: 0 });
-  context = await model.createContext({ contextSize, threads, sequences: 1 });
+  context = await model.createContext({ contextSize, threads, sequences });
   return { release: llama.llamaCppRelease.release, system: llama.systemInfo.trim() };
 }
 
@@ -45,9 +45,35 @@ async function run({ tokens, steps }) {
   }
 }
 
+/**
+ * Greedy tokens after several prompts at once, one sequence each: the library batches them. Time from when
+ * every sequence has its first token to when every one has `steps` more.
+ */
+async function batch({ tokens, steps }) {
+  const sequences = tokens.map(() => context.getSequence());
+  const made = tokens.map(() => []);
+  let waiting = tokens.length;
+  let first = 0;
+  const generate = async (sequence, index) => {
+    const options = { temperature: 0, yieldEogToken: true };
+    for await (const token of sequence.evaluate(tokens[index], options)) {
+      made[index].push(token);
+      if (made[index].length === 1 && --waiting === 0) first = performance.now();
+      if (made[index].length === steps + 1) break;
+    }
+  };
+  try {
+    await Promise.all(sequences.map(generate));
+    return { generateMs: performance.now() - first, made };
+  } finally {
+    for (const sequence of sequences) sequence.dispose();
+  }
+}
+
+const answers = { load, run, batch };
 for await (const line of createInterface({ input: process.stdin })) {
   const request = JSON.parse(line);
-  const answer = request.do === "load" ? await load(request) : await run(request);
+  const answer = await answers[request.do](request);
   process.stdout.write(`${JSON.stringify(answer)}\n`);
 }
 await llama?.dispose();

@@ -2,7 +2,8 @@
 """Hugging Face Transformers as the peer of our benchmarks: one JSON request a line in, one answer a line out.
 
 Greedy decoding by a plain loop over model(...) with its own KV cache (faster than generate()), steering by
-forward hooks that add a vector to the layer's output, as steering libraries on Transformers do.
+forward hooks that add a vector to the layer's output, as steering libraries on Transformers do. With one vector
+a request the hook adds a [batch, 1, hidden] tensor: the batch is fixed, but each row has its own.
 """
 import json
 import os
@@ -26,39 +27,44 @@ def load(request):
     return model.eval()
 
 
-def add_hooks(model, layers):
-    handles = []
-    size = model.config.hidden_size
-    for index in layers:
-        vector = torch.full((size,), 0.01, dtype=model.dtype)
+def add_hooks(model, layers, vectors):
+    """vectors: none (0.01 in every element), one for all rows, or one for each row of the batch."""
+    if not layers:
+        return []
+    if vectors is None:
+        added = torch.full((model.config.hidden_size,), 0.01, dtype=model.dtype)
+    else:
+        added = torch.tensor(vectors, dtype=torch.float32).to(model.dtype)[:, None, :]
 
-        def hook(_module, _inputs, output, vector=vector):
-            if isinstance(output, tuple):
-                return (output[0] + vector,) + tuple(output[1:])
-            return output + vector
+    def hook(_module, _inputs, output):
+        if isinstance(output, tuple):
+            return (output[0] + added,) + tuple(output[1:])
+        return output + added
 
-        handles.append(model.model.layers[index].register_forward_hook(hook))
-    return handles
+    return [model.model.layers[index].register_forward_hook(hook) for index in layers]
 
 
 @torch.inference_mode()
 def run(model, request):
     ids = torch.tensor(request["tokens"])
-    handles = add_hooks(model, request["layers"])
+    handles = add_hooks(model, request["layers"], request.get("vectors"))
     try:
         begin = time.perf_counter()
         out = model(ids, use_cache=True, logits_to_keep=1)
         past, token = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
+        made = [token]
         middle = time.perf_counter()
         steps = request["steps"]
         for _ in range(steps - 1):
             out = model(token, past_key_values=past, use_cache=True)
             past, token = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
+            made.append(token)
         end = time.perf_counter()
     finally:
         for handle in handles:
             handle.remove()
-    return {"promptMs": (middle - begin) * 1e3, "generateMs": (end - middle) * 1e3}
+    answer = {"promptMs": (middle - begin) * 1e3, "generateMs": (end - middle) * 1e3}
+    return {**answer, "made": torch.cat(made, dim=1).tolist()}
 
 
 def main():
