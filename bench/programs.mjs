@@ -101,7 +101,7 @@ async function measure(name, { batch, cases }, seconds) {
   const measured = await abba({
     baseline: unsteered,
     cases: { [NOISE]: unsteered, ...runs },
-    ...{ rounds: args.quick ? 3 : Number(args.rounds), seconds },
+    ...{ rounds: Math.min(args.quick ? 3 : 99, Number(args.rounds)), seconds },
     onRound: (done) => process.stderr.write(`${name}: round ${done}\n`),
   });
   report(name, { batch, steps, cases, measured, notes });
