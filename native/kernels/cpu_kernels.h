@@ -14,7 +14,7 @@
 
 namespace chatspace {
 
-enum class Isa : int32_t { kGeneric = 0, kAvx2 = 1, kAvx512 = 2 };
+enum class Isa : int32_t { kGeneric = 0, kAvx2 = 1, kAvx512 = 2, kAmx = 4 };
 enum class Activation : int32_t { kSilu = 0, kGeluTanh = 1, kGelu = 2, kRelu = 3 };
 
 // out[t, n] = sum_k x[t, k] * weight[n, k] (+ bias[n]).
@@ -110,7 +110,8 @@ struct CpuKernels {
   void (*exp)(const float* in, int64_t n, float* out);
 };
 
-// The best table this processor runs; CHATSPACE_ISA=generic|avx2|avx512 (scalar = generic) lowers it.
+// The best table this processor runs; CHATSPACE_ISA=generic|avx2|avx512 (scalar = generic) lowers it, amx
+// raises it to the matrix unit.
 const CpuKernels& cpu_kernels();
 // null when the build or the processor lacks it.
 const CpuKernels* cpu_kernels_for(Isa isa);
