@@ -40,8 +40,12 @@ export {
 } from "./memory/send-request.ts";
 export type { ChunkPooling, CompressionSettings } from "./memory/settings.ts";
 export { type PromptSegment, parseMemorySpans } from "./memory/spans.ts";
-export type { CaptureOptions } from "./model/capture-options.ts";
+export type { CapturedFile, CaptureFileOptions } from "./model/capture-files.ts";
+export type { MessageReference } from "./model/capture-messages.ts";
+export type { CaptureBuffering, CaptureOptions, CaptureSelection } from "./model/capture-options.ts";
 export type { CaptureReduction, SparseEncoder } from "./model/capture-reduction.ts";
+export type { CaptureStreamOptions } from "./model/capture-run.ts";
+export type { CaptureChunk, CaptureEnd } from "./model/capture-stream.ts";
 export type { ChatOptions } from "./model/chat.ts";
 export { type ChatResponse, captureOfMessage } from "./model/chat-response.ts";
 export {

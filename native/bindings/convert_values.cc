@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bindings/convert_values.h"
 
+#include <algorithm>
+
 #include "errors.h"
 
 namespace chatspace {
@@ -177,6 +179,13 @@ RequestSpec to_request(const Fields& fields) {
   spec.logits = logits == "all" ? LogitsWanted::kAll : logits == "last" ? LogitsWanted::kLast : LogitsWanted::kNone;
   for (const Fields& operation : fields.objects("program")) spec.program.push_back(to_operation(operation));
   for (const Fields& capture : fields.objects("captures")) spec.captures.push_back(to_capture(capture));
+  if (!fields.absent("stream")) {
+    const Fields stream = fields.object("stream");
+    spec.stream = true;
+    spec.buffer_bytes = std::max<int64_t>(2, stream.integer("bufferBytes"));
+    // A chunk that is not yet sent must fit beside what a request may have out when it is not paused.
+    spec.chunk_bytes = std::clamp<int64_t>(stream.integer("chunkBytes"), 0, spec.buffer_bytes / 2);
+  }
   if (!fields.absent("probes")) {
     for (const Fields& probe : fields.objects("probes")) spec.probes.push_back(to_probe(probe));
   }
@@ -212,16 +221,14 @@ namespace {
 
 constexpr size_t kCopyBelow = 1 << 14;  // floats; a small copy costs less than a finalizer
 
-}  // namespace
-
-Napi::Float32Array to_float32(Napi::Env env, std::vector<float> values) {
+template <typename Floats>
+Napi::Float32Array float32_of(Napi::Env env, Floats values) {
   if (values.size() >= kCopyBelow) {
-    auto* owned = new std::vector<float>(std::move(values));
+    auto* owned = new Floats(std::move(values));
     try {
       const size_t count = owned->size();
       auto buffer = Napi::ArrayBuffer::New(
-          env, owned->data(), count * sizeof(float), [](Napi::BasicEnv, void*, std::vector<float>* v) { delete v; },
-          owned);
+          env, owned->data(), count * sizeof(float), [](Napi::BasicEnv, void*, Floats* v) { delete v; }, owned);
       return Napi::Float32Array::New(env, count, buffer, 0);
     } catch (const Napi::Error&) {
       // Hosts with pointer compression refuse memory that is not theirs.
@@ -233,6 +240,27 @@ Napi::Float32Array to_float32(Napi::Env env, std::vector<float> values) {
   if (!values.empty()) std::memcpy(array.Data(), values.data(), values.size() * sizeof(float));
   return array;
 }
+
+Napi::Array captures_to_js(Napi::Env env, std::vector<CaptureResult>& list) {
+  Napi::Array array = Napi::Array::New(env, list.size());
+  for (size_t i = 0; i < list.size(); ++i) {
+    CaptureResult& capture = list[i];
+    Napi::Object each = Napi::Object::New(env);
+    each.Set("site", capture.site);
+    each.Set("positions", to_int32(env, capture.rows.positions));
+    each.Set("indices", to_int32(env, capture.rows.indices));
+    each.Set("data", to_float32(env, std::move(capture.rows.data)));
+    each.Set("width", Napi::Number::New(env, static_cast<double>(capture.width)));
+    array.Set(static_cast<uint32_t>(i), each);
+  }
+  return array;
+}
+
+}  // namespace
+
+Napi::Float32Array to_float32(Napi::Env env, std::vector<float> values) { return float32_of(env, std::move(values)); }
+
+Napi::Float32Array to_float32(Napi::Env env, RowBuffer values) { return float32_of(env, std::move(values)); }
 
 Napi::Int32Array to_int32(Napi::Env env, const std::vector<int32_t>& values) {
   auto array = Napi::Int32Array::New(env, values.size());
@@ -280,6 +308,14 @@ Napi::Object to_js(Napi::Env env, TokenBatch batch) {
   return out;
 }
 
+Napi::Object to_js(Napi::Env env, CaptureBatch batch) {
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("type", "captures");
+  out.Set("captures", captures_to_js(env, batch.captures));
+  out.Set("bytes", Napi::Number::New(env, static_cast<double>(batch.bytes)));
+  return out;
+}
+
 Napi::Object to_js(Napi::Env env, Result result) {
   Napi::Object out = Napi::Object::New(env);
   const auto number = [env](double value) { return Napi::Number::New(env, value); };
@@ -289,22 +325,8 @@ Napi::Object to_js(Napi::Env env, Result result) {
   out.Set("tokens", to_int32(env, result.tokens));
   out.Set("promptLogprobs", to_float32(env, std::move(result.prompt_logprobs)));
   out.Set("logits", to_float32(env, std::move(result.logits)));
-  const auto readings = [env, number](std::vector<CaptureResult>& list) {
-    Napi::Array array = Napi::Array::New(env, list.size());
-    for (size_t i = 0; i < list.size(); ++i) {
-      CaptureResult& capture = list[i];
-      Napi::Object each = Napi::Object::New(env);
-      each.Set("site", capture.site);
-      each.Set("positions", to_int32(env, capture.positions));
-      each.Set("indices", to_int32(env, capture.indices));
-      each.Set("data", to_float32(env, std::move(capture.data)));
-      each.Set("width", number(static_cast<double>(capture.width)));
-      array.Set(static_cast<uint32_t>(i), each);
-    }
-    return array;
-  };
-  out.Set("captures", readings(result.captures));
-  out.Set("probes", readings(result.probes));
+  out.Set("captures", captures_to_js(env, result.captures));
+  out.Set("probes", captures_to_js(env, result.probes));
   auto touched = Napi::Float64Array::New(env, result.counters.size());
   auto change = Napi::Float64Array::New(env, result.counters.size());
   for (size_t i = 0; i < result.counters.size(); ++i) {

@@ -48,6 +48,7 @@ ConvertPlan to_convert_plan(const Fields& fields);
 
 Napi::Object to_js(Napi::Env env, const ModelInfo& info, const std::vector<Site>& sites);
 Napi::Object to_js(Napi::Env env, TokenBatch batch);
+Napi::Object to_js(Napi::Env env, CaptureBatch batch);
 Napi::Object to_js(Napi::Env env, Result result);
 Napi::Object to_js(Napi::Env env, const EngineStats& stats);
 // An Error with code and details (a JSON string), as src/native maps it to a typed error.
@@ -55,6 +56,7 @@ Napi::Error to_js_error(Napi::Env env, const Failure& failure);
 
 // Takes the vector over when it is large, copies when it is small or the host refuses foreign memory.
 Napi::Float32Array to_float32(Napi::Env env, std::vector<float> values);
+Napi::Float32Array to_float32(Napi::Env env, RowBuffer values);
 Napi::Int32Array to_int32(Napi::Env env, const std::vector<int32_t>& values);
 
 }  // namespace chatspace

@@ -54,7 +54,8 @@ void Model::define(Napi::Env env) {
       env, "NativeModel",
       {InstanceAccessor<&Model::info>("info"), InstanceMethod<&Model::extra_file>("extraFile"),
        InstanceMethod<&Model::set_token_bytes>("setTokenBytes"), InstanceMethod<&Model::submit>("submit"),
-       InstanceMethod<&Model::abort>("abort"), InstanceMethod<&Model::module_tree>("moduleTree"),
+       InstanceMethod<&Model::abort>("abort"), InstanceMethod<&Model::acknowledge>("acknowledge"),
+       InstanceMethod<&Model::module_tree>("moduleTree"),
        InstanceMethod<&Model::stats>("stats"), InstanceMethod<&Model::dispose>("dispose")});
   EnvData::of(env).model_class = Napi::Persistent(constructor);
 }
@@ -188,6 +189,11 @@ Napi::Value Model::submit(const Napi::CallbackInfo& info) {
 
 void Model::abort(const Napi::CallbackInfo& info) {
   if (engine_ != nullptr && info[0].IsNumber()) engine_->abort(info[0].As<Napi::Number>().Int64Value());
+}
+
+void Model::acknowledge(const Napi::CallbackInfo& info) {
+  if (engine_ == nullptr || !info[0].IsNumber() || !info[1].IsNumber()) return;
+  engine_->acknowledge(info[0].As<Napi::Number>().Int64Value(), info[1].As<Napi::Number>().Int64Value());
 }
 
 Napi::Value Model::module_tree(const Napi::CallbackInfo& info) {

@@ -30,6 +30,15 @@ class RequestSink : public Sink, public std::enable_shared_from_this<RequestSink
     queue_->post([self = shared_from_this()](Napi::Env env) { self->deliver_tokens(env); });
   }
 
+  // Not joined: the engine has made pieces of the size asked for, and stops when too many are out.
+  void on_captures(CaptureBatch batch) override {
+    auto shared = std::make_shared<CaptureBatch>(std::move(batch));
+    queue_->post([self = shared_from_this(), shared](Napi::Env env) {
+      const Napi::Function callback = self->queue_->callback(self->callback_);
+      if (!callback.IsEmpty()) callback.Call({to_js(env, std::move(*shared))});
+    });
+  }
+
   void on_done(Result result) override {
     auto shared = std::make_shared<Result>(std::move(result));
     queue_->post([self = shared_from_this(), shared](Napi::Env env) {

@@ -25,7 +25,10 @@ int64_t Engine::blocks_for(const Sequence& sequence) const {
 void Engine::admit() {
   const size_t limit = static_cast<size_t>(std::min(options_.max_batch, options_.token_budget));
   size_t taken = 0;
-  for (; taken < waiting_.size() && running_.size() < limit; ++taken) {
+  // Who is paused takes no place in a step, so it keeps nobody waiting.
+  size_t active = static_cast<size_t>(std::count_if(running_.begin(), running_.end(),
+                                                    [](const auto& sequence) { return !sequence->paused(); }));
+  for (; taken < waiting_.size() && active < limit; ++taken) {
     Sequence& next = *waiting_[taken];
     if (const Failure failure = prepare(next)) {
       fail(next, failure.code, failure.message, failure.details);
@@ -34,6 +37,7 @@ void Engine::admit() {
     if (!take_blocks(next)) break;  // in order: nobody overtakes, so nobody starves
     next.started = Clock::now();
     running_.push_back(std::move(waiting_[taken]));
+    ++active;
   }
   waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<int64_t>(taken));
 }
@@ -73,6 +77,24 @@ void Engine::prepare_captures(Sequence& sequence) {
   };
   for (const CaptureSpec& capture : sequence.spec.captures) add(sequence.captures, capture);
   for (const CaptureSpec& probe : sequence.spec.probes) add(sequence.probes, probe);
+  for (const Capture& capture : sequence.captures) sequence.row_bytes += capture.pooled() ? 0 : capture.row_bytes();
+  expect_captures(sequence);
+}
+
+// Memory that is reserved and not used costs address space alone, so the most that can come is asked for,
+// within reason; a stream holds one chunk, or what one step of the prompt makes.
+void Engine::expect_captures(Sequence& sequence) {
+  constexpr int64_t kGenerated = 512;
+  if (sequence.captures.empty() || sequence.row_bytes == 0) return;
+  const int64_t left = longest(sequence) - sequence.computed;
+  int64_t rows = std::min(left, std::max<int64_t>(0, sequence.prompt - sequence.computed) + kGenerated);
+  if (sequence.spec.stream) {
+    rows = std::min(rows, std::max(sequence.spec.chunk_bytes / sequence.row_bytes + 1,
+                                   std::min(sequence.prompt - sequence.computed, options_.token_budget)));
+  }
+  for (Capture& capture : sequence.captures) {
+    if (!capture.scope().has_positions) capture.expect(rows);
+  }
 }
 
 bool Engine::take_blocks(Sequence& sequence) {

@@ -101,11 +101,15 @@ void Engine::finish(Sequence& sequence, const char* reason) {
   result.cached_tokens = sequence.reused_tokens;
   const auto collect = [this](std::vector<Capture>& from, std::vector<CaptureResult>& to) {
     for (Capture& capture : from) {
-      to.push_back({decoder_->sites().at(capture.site()).name, capture.positions(), capture.take_data(),
-                    capture.take_indices(), capture.values()});
+      to.push_back({decoder_->sites().at(capture.site()).name, capture.take(), capture.values()});
     }
   };
-  collect(sequence.captures, result.captures);
+  if (sequence.spec.stream) {
+    // Of a request that was ended before its time nobody waits for the rest.
+    if (result.finish != "aborted") send_captures(sequence, true);
+  } else {
+    collect(sequence.captures, result.captures);
+  }
   collect(sequence.probes, result.probes);
   const auto now = Clock::now();
   const auto ms = [](Clock::time_point from, Clock::time_point to) {
@@ -117,6 +121,24 @@ void Engine::finish(Sequence& sequence, const char* reason) {
   result.prompt_ms = ran ? ms(sequence.started, spoke ? sequence.first_token : now) : 0.0;
   result.generate_ms = spoke ? ms(sequence.first_token, now) : 0.0;
   sequence.sink->on_done(std::move(result));
+}
+
+void Engine::send_captures(Sequence& sequence, bool last) {
+  if (!sequence.spec.stream || (!last && sequence.held_bytes() < std::max<int64_t>(1, sequence.spec.chunk_bytes))) {
+    return;
+  }
+  CaptureBatch batch;
+  for (Capture& capture : sequence.captures) {
+    if (capture.pooled() && !last) continue;
+    CaptureRows rows = capture.take();
+    if (rows.positions.empty()) continue;
+    batch.bytes += static_cast<int64_t>(rows.positions.size()) * capture.row_bytes();
+    batch.captures.push_back({decoder_->sites().at(capture.site()).name, std::move(rows), capture.values()});
+  }
+  if (batch.captures.empty()) return;
+  sequence.unacknowledged += batch.bytes;
+  if (!last) expect_captures(sequence);
+  sequence.sink->on_captures(std::move(batch));
 }
 
 void Engine::fail(Sequence& sequence, const std::string& code, const std::string& message,

@@ -34,6 +34,12 @@ void Engine::abort(int64_t id) {
   wake_.notify_one();
 }
 
+void Engine::acknowledge(int64_t id, int64_t bytes) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  acknowledged_[id] += bytes;
+  wake_.notify_one();
+}
+
 void Engine::set_token_bytes(std::shared_ptr<const TokenBytes> bytes) {
   std::lock_guard<std::mutex> lock(mutex_);
   token_bytes_ = std::move(bytes);
@@ -94,7 +100,8 @@ bool Engine::load() {
 bool Engine::wait_for_work() {
   std::unique_lock<std::mutex> lock(mutex_);
   wake_.wait(lock, [this] {
-    return stopping_ || !incoming_.empty() || !waiting_.empty() || !running_.empty();
+    if (stopping_ || !incoming_.empty() || !aborts_.empty() || !acknowledged_.empty()) return true;
+    return !stalled_ && (!waiting_.empty() || !running_.empty());
   });
   for (auto& sequence : incoming_) waiting_.push_back(std::move(sequence));
   incoming_.clear();
@@ -104,6 +111,11 @@ bool Engine::wait_for_work() {
     }
   }
   aborts_.clear();
+  for (auto& sequence : running_) {
+    const auto found = acknowledged_.find(sequence->id);
+    if (found != acknowledged_.end()) sequence->unacknowledged -= found->second;
+  }
+  acknowledged_.clear();
   return !stopping_;
 }
 
@@ -114,7 +126,7 @@ void Engine::serve() {
     drop_finished();
     if (!alive) break;
     admit();
-    if (!running_.empty()) step();
+    stalled_ = !running_.empty() && !step();
     drop_finished();
     std::lock_guard<std::mutex> lock(mutex_);
     stats_.running = static_cast<int64_t>(running_.size());

@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -40,6 +41,8 @@ class Engine {
 
   int64_t submit(RequestSpec spec, std::shared_ptr<Sink> sink);
   void abort(int64_t id);
+  // `bytes` of a request's stream of captures were taken; a request that was paused goes on.
+  void acknowledge(int64_t id, int64_t bytes);
   void set_token_bytes(std::shared_ptr<const TokenBytes> bytes);
   EngineStats stats() const;
   // Aborts every request, frees the decoder on its thread, ends the thread. Idempotent; waits.
@@ -66,7 +69,11 @@ class Engine {
   void share_prefix(Sequence& sequence);
   void publish(Sequence& sequence);
   void prepare_captures(Sequence& sequence);
-  void step();
+  void expect_captures(Sequence& sequence);
+  // Sends what a stream of captures holds, when that is a chunk's worth or the request ends.
+  void send_captures(Sequence& sequence, bool last);
+  // false when there was nothing to compute: everybody that runs is paused.
+  bool step();
   void plan(StepRows& rows, std::vector<Part>& parts, std::vector<int64_t>& logit_rows);
   void add_part(Sequence& sequence, int64_t count, StepRows& rows, std::vector<Part>& parts,
                 std::vector<int64_t>& logit_rows);
@@ -88,11 +95,13 @@ class Engine {
   std::vector<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;
   std::unordered_set<int64_t> finished_;
+  bool stalled_ = false;  // the last step had nothing to do: only news from outside can change that
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<std::unique_ptr<Sequence>> incoming_;
   std::unordered_set<int64_t> aborts_;
+  std::unordered_map<int64_t, int64_t> acknowledged_;  // bytes, by request
   std::shared_ptr<const TokenBytes> token_bytes_;
   EngineStats stats_;
   int64_t next_id_ = 1;

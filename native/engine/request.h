@@ -44,6 +44,10 @@ struct RequestSpec {
   LogitsWanted logits = LogitsWanted::kNone;
   std::vector<OperationSpec> program;
   std::vector<CaptureSpec> captures;
+  // Rows of captures leave in pieces while the request runs, instead of all at its end.
+  bool stream = false;
+  int64_t chunk_bytes = 0;   // a piece is sent when it is this large, and at the end
+  int64_t buffer_bytes = 0;  // most that may be out without having been acknowledged
   std::vector<CaptureSpec> probes;  // each one direction of one site, read at every row
 };
 
@@ -57,10 +61,14 @@ struct TokenBatch {
 
 struct CaptureResult {
   std::string site;
-  std::vector<int32_t> positions;
-  std::vector<float> data;
-  std::vector<int32_t> indices;  // of a top k, beside data
+  CaptureRows rows;
   int64_t width = 0;
+};
+
+// A piece of a stream of captures: of every capture the rows of the same steps.
+struct CaptureBatch {
+  std::vector<CaptureResult> captures;
+  int64_t bytes = 0;  // to be acknowledged
 };
 
 struct Result {
@@ -84,6 +92,7 @@ class Sink {
  public:
   virtual ~Sink() = default;
   virtual void on_tokens(TokenBatch batch) = 0;
+  virtual void on_captures(CaptureBatch batch) = 0;
   virtual void on_done(Result result) = 0;
   virtual void on_error(const std::string& code, const std::string& message, const std::string& details) = 0;
 };

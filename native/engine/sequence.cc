@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 
 #include "ops/backend.h"
 
@@ -49,6 +50,17 @@ int64_t Sequence::first_needed() const {
     }
   }
   return needed;
+}
+
+int64_t Sequence::held_bytes() const {
+  int64_t bytes = 0;
+  for (const Capture& capture : captures) bytes += capture.held_bytes();
+  return bytes;
+}
+
+int64_t Sequence::streamable() const {
+  if (!spec.stream || row_bytes == 0) return std::numeric_limits<int64_t>::max();
+  return std::max<int64_t>(1, (spec.buffer_bytes - unacknowledged - held_bytes()) / row_bytes);
 }
 
 }  // namespace chatspace

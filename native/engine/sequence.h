@@ -55,6 +55,16 @@ struct Sequence {
   Clock::time_point started;
   Clock::time_point first_token;
 
+  // A stream of captures: bytes sent and not acknowledged, and of one position's rows.
+  int64_t unacknowledged = 0;
+  int64_t row_bytes = 0;
+  // The consumer is behind: the request rests until it has caught up by half, neighbours go on.
+  bool paused() const { return spec.stream && unacknowledged > spec.buffer_bytes / 2; }
+  // Most positions the next step may compute within the bound; at least one, so that it moves at all.
+  int64_t streamable() const;
+  // Bytes of rows taken in and not sent.
+  int64_t held_bytes() const;
+
   int64_t generated() const { return static_cast<int64_t>(tokens.size()) - prompt; }
   // Content of block `index`: everything its keys and values depend on. Its tokens must be known.
   const Hash128& block_key(size_t index);

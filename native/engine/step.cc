@@ -41,16 +41,19 @@ void Engine::plan(StepRows& rows, std::vector<Part>& parts, std::vector<int64_t>
   // Those that generate first, so that a long prompt never holds them up by more than one budget.
   for (auto& sequence : running_) {
     if (finished_.count(sequence->id) != 0 || sequence->in_prompt() || parts.size() >= limit) continue;
+    if (sequence->paused()) continue;
     add_part(*sequence, static_cast<int64_t>(sequence->tokens.size()) - sequence->computed, rows, parts, logit_rows);
   }
   for (auto& sequence : running_) {
     if (finished_.count(sequence->id) != 0 || !sequence->in_prompt() || parts.size() >= limit) continue;
+    if (sequence->paused()) continue;
     if (chunked && waits_for_prefix(*sequence, parts)) continue;
     int64_t count = sequence->prompt - sequence->computed;
     if (chunked) {
       count = std::min(count, options_.token_budget - static_cast<int64_t>(rows.tokens.size()));
       // Logits of every row are wide: short chunks keep them in bounded memory.
       if (sequence->wants_prompt_rows()) count = std::min<int64_t>(count, 64);
+      if (count > 0) count = std::min(count, sequence->streamable());
     }
     if (count <= 0) break;
     add_part(*sequence, count, rows, parts, logit_rows);
@@ -61,12 +64,12 @@ void Engine::plan(StepRows& rows, std::vector<Part>& parts, std::vector<int64_t>
   }
 }
 
-void Engine::step() {
+bool Engine::step() {
   StepRows rows;
   std::vector<Part> parts;
   std::vector<int64_t> logit_rows;
   plan(rows, parts, logit_rows);
-  if (parts.empty()) return;
+  if (parts.empty()) return false;
 
   std::vector<StepSlice> slices;
   for (const Part& part : parts) {
@@ -96,7 +99,7 @@ void Engine::step() {
     // The step's requests fail together: which row broke it cannot be told apart.
     tables_->cancel();
     for (const Part& part : parts) fail(*part.sequence, failure.code, failure.message, failure.details);
-    return;
+    return true;
   }
   const float* values = logits.const_data_ptr<float>();
   const int64_t vocab = logits.size(-1);
@@ -113,9 +116,13 @@ void Engine::step() {
     }
   }
   for (const Part& part : parts) {
-    const Failure broken = guard([&] { take(part, values + part.first_logit * vocab); });
+    const Failure broken = guard([&] {
+      take(part, values + part.first_logit * vocab);
+      send_captures(*part.sequence, false);
+    });
     if (broken) fail(*part.sequence, broken.code, broken.message, broken.details);
   }
+  return true;
 }
 
 }  // namespace chatspace

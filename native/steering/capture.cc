@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "steering/capture.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "errors.h"
@@ -53,17 +54,16 @@ Capture Capture::make(const CaptureSpec& spec, int64_t site, int64_t width, int6
   return {site, width, outputs, spec, tensor(spec.weight).view({outputs, width}), tensor(spec.bias)};
 }
 
+void Capture::expect(int64_t rows) {
+  if (pool_ == Pool::kNone) data_.reserve(static_cast<size_t>(rows * values()));
+}
+
 float* Capture::prepare(const std::vector<int32_t>& positions) {
   pending_ = positions;
   const size_t count = positions.size() * static_cast<size_t>(values());
-  if (pool_ != Pool::kNone) {
-    scratch_.resize(count);
-    return scratch_.data();
-  }
-  const size_t before = data_.size();
-  data_.resize(before + count);
-  if (top_k_ > 0) indices_.resize(before + count);
-  return data_.data() + before;
+  if (pool_ != Pool::kNone) return scratch_.reset(count);
+  if (top_k_ > 0) indices_.resize(indices_.size() + count);
+  return data_.extend(count);
 }
 
 int32_t* Capture::prepared_indices() {
@@ -80,27 +80,38 @@ void Capture::commit() {
   }
   const size_t width = static_cast<size_t>(values());
   const size_t rows = pending_.size();
+  const float* from = scratch_.data();
   if (pool_ == Pool::kMean) {
     sum_.resize(width, 0.0);
     for (size_t r = 0; r < rows; ++r) {
-      for (size_t k = 0; k < width; ++k) sum_[k] += scratch_[r * width + k];
+      for (size_t k = 0; k < width; ++k) sum_[k] += from[r * width + k];
     }
     pooled_ += static_cast<int64_t>(rows);
-    data_.resize(width);
-    for (size_t k = 0; k < width; ++k) data_[k] = static_cast<float>(sum_[k] / static_cast<double>(pooled_));
     positions_.assign(1, pending_.back());
   } else if (pool_ == Pool::kLast) {
-    data_.assign(scratch_.end() - static_cast<int64_t>(width), scratch_.end());
+    std::copy_n(from + (rows - 1) * width, width, data_.reset(width));
     positions_.assign(1, pending_.back());
   } else if (data_.empty()) {
-    data_.assign(scratch_.begin(), scratch_.begin() + static_cast<int64_t>(width));
+    std::copy_n(from, width, data_.reset(width));
     positions_.assign(1, pending_.front());
   }
   pending_.clear();
 }
 
-std::vector<float> Capture::take_data() { return std::move(data_); }
+int64_t Capture::held_bytes() const {
+  return pool_ == Pool::kNone ? static_cast<int64_t>(positions_.size()) * row_bytes() : 0;
+}
 
-std::vector<int32_t> Capture::take_indices() { return std::move(indices_); }
+CaptureRows Capture::take() {
+  if (pool_ == Pool::kMean && pooled_ > 0) {
+    float* mean = data_.reset(sum_.size());
+    for (size_t k = 0; k < sum_.size(); ++k) mean[k] = static_cast<float>(sum_[k] / static_cast<double>(pooled_));
+  }
+  data_.trim();
+  CaptureRows rows{std::move(positions_), std::move(data_), std::move(indices_)};
+  positions_.clear();
+  indices_.clear();
+  return rows;
+}
 
 }  // namespace chatspace

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a request reads: selected rows of one site, taken by the steering operator after the operations of
-// that site, from prompt and generation alike, whole or reduced to a few numbers on the device. Grows with
-// the request; nothing is dropped at a chunk or a flush.
+// that site, from prompt and generation alike, whole or reduced to a few numbers on the device. Either all
+// rows stay here until the request ends, or take() hands over what is there now and then (a stream); the
+// rows are the same either way, in order, each once.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "steering/program.h"
+#include "steering/row_buffer.h"
 
 namespace chatspace {
 
@@ -33,6 +35,13 @@ struct CaptureSpec {
   int64_t top_k = 0;  // of encoder and lens: the k largest, with their indices; 0 = all (encoder alone)
 };
 
+// Rows on their way out.
+struct CaptureRows {
+  std::vector<int32_t> positions;
+  RowBuffer data;                // [positions.size(), values]
+  std::vector<int32_t> indices;  // of a top k, beside data
+};
+
 class Capture {
  public:
   // width: of the site; outputs: numbers a row is reduced to before top_k. `weight`, `bias`: on the device.
@@ -54,6 +63,8 @@ class Capture {
   const at::Tensor& bias() const { return bias_; }
   const Scope& scope() const { return scope_; }
 
+  // Room for `rows` rows, the most that will come before the next take(); more may come.
+  void expect(int64_t rows);
   // Makes room for the selected positions of the coming step and returns where their rows go:
   // [positions.size(), values()] floats, valid until commit().
   float* prepare(const std::vector<int32_t>& positions);
@@ -62,11 +73,15 @@ class Capture {
   // Takes the rows in (pooling them if asked).
   void commit();
 
-  const std::vector<int32_t>& positions() const { return positions_; }
+  // Of the rows taken in and not handed over; a pooled row counts when the request ends.
+  int64_t held_bytes() const;
+  // Bytes a row takes on its way out.
+  int64_t row_bytes() const { return values() * (top_k_ > 0 ? 8 : 4) + 4; }
+  bool pooled() const { return pool_ != Pool::kNone; }
+  // Hands over the rows taken in so far. Of a pooled capture: the pooled row, once.
+  CaptureRows take();
   // The newest rows taken in, never pooled: for reading along.
   const float* newest() const { return data_.data() + data_.size() - static_cast<size_t>(values()); }
-  std::vector<float> take_data();
-  std::vector<int32_t> take_indices();
 
  private:
   int64_t site_;
@@ -82,9 +97,9 @@ class Capture {
   at::Tensor bias_;
   std::vector<int32_t> pending_;
   std::vector<int32_t> positions_;
-  std::vector<float> data_;
+  RowBuffer data_;
   std::vector<int32_t> indices_;
-  std::vector<float> scratch_;  // pooled captures: the rows of this step
+  RowBuffer scratch_;  // pooled captures: the rows of this step
   std::vector<double> sum_;
   int64_t pooled_ = 0;
 };

@@ -57,17 +57,28 @@ export function readNpy(source: string | Uint8Array | ByteSource): FormatTensor 
 /** The bytes of a file, version 1. Throws ERR_NPY for BF16, which numpy lacks. */
 export function writeNpy(tensor: FormatTensor): Uint8Array {
   const { dtype, shape, data } = makeTensor(tensor.dtype, tensor.shape, tensor.data);
+  const header = npyHeader(dtype, shape);
+  const out = new Uint8Array(header.length + data.byteLength);
+  out.set(header);
+  out.set(data, header.length);
+  return out;
+}
+
+/**
+ * What stands before the data, for files that are written piece by piece. `bytes`: what it has to fill, a
+ * multiple of 64; default as little as does. Throws ERR_NPY for BF16.
+ */
+export function npyHeader(dtype: TensorDtype, shape: readonly number[], bytes?: number): Uint8Array {
   const descr = Object.entries(DTYPES).find(([, name]) => name === dtype)?.[0];
   if (!descr)
     throw new DataError("ERR_NPY", `.npy cannot hold ${dtype}`, { remedies: ["Convert to F32 first."] });
   const list = shape.length === 1 ? `${shape[0]},` : shape.join(", ");
   const header = `{'descr': '${descr}', 'fortran_order': False, 'shape': (${list}), }`;
   // The data begin at a multiple of 64, the header ends in a newline.
-  const length = Math.ceil((10 + header.length + 1) / 64) * 64 - 10;
-  const out = new Uint8Array(10 + length + data.byteLength);
+  const out = new Uint8Array(bytes ?? Math.ceil((10 + header.length + 1) / 64) * 64);
+  const length = out.length - 10;
   out.set([...MAGIC, 1, 0, length & 255, length >> 8]);
   out.set(new TextEncoder().encode(`${header.padEnd(length - 1)}\n`), 10);
-  out.set(data, 10 + length);
   return out;
 }
 

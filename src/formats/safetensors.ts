@@ -95,6 +95,29 @@ export function writeSafetensors(
   return out;
 }
 
+/**
+ * Length and header of tensors that stand one after another in the order given, for files that are written
+ * piece by piece. `bytes`: what it has to fill, with spaces behind; default as little as keeps the data aligned.
+ */
+export function safetensorsHeader(
+  tensors: readonly { name: string; dtype: TensorDtype; shape: readonly number[] }[],
+  metadata: Readonly<Record<string, string>>,
+  bytes?: number,
+): Uint8Array {
+  const header: Record<string, unknown> = { __metadata__: metadata };
+  let end = 0;
+  for (const { name, dtype, shape } of tensors) {
+    const size = elementCount(shape) * DTYPE_BYTES[dtype];
+    header[name] = { dtype, shape, data_offsets: [end, end + size] };
+    end += size;
+  }
+  const json = new TextEncoder().encode(JSON.stringify(header));
+  const out = new Uint8Array(bytes ?? 8 + Math.ceil(json.length / 8) * 8).fill(0x20);
+  dataView(out).setBigUint64(0, BigInt(out.length - 8), true);
+  out.set(json, 8);
+  return out;
+}
+
 function parseHeader(source: ByteSource, json: Uint8Array, dataStart: number): SafetensorsHeader {
   let header: unknown;
   try {

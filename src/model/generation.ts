@@ -47,7 +47,7 @@ export async function* streamGeneration(
   const text = tokenizer ? new Detokenizer(tokenizer, request.stop) : undefined;
   const events: NativeTokensEvent[] = [];
   const pieces: string[] = [];
-  const running = runRequest(native, request.native, request.signal);
+  const running = runRequest(native, request.native, request.signal, request.onCaptures);
   try {
     for (;;) {
       const next = await running.next();
@@ -137,7 +137,9 @@ function finish(
     finishReason: finishReason(done),
     stoppedBy: stoppedBy(done, request),
     ...(logprobs ? { logprobs } : {}),
-    ...(request.native.captures.length > 0 ? { captures: captureResults(captures) } : {}),
+    ...(request.native.captures.length > 0 && !request.native.stream
+      ? { captures: captureResults(captures) }
+      : {}),
     ...probeResults(request.probes, done),
     ...appliedSteering(request.program, done),
     seed: request.native.sampling.seed,

@@ -6,6 +6,7 @@ import type { NativeModel } from "../native/contract.ts";
 import { checkOneOf } from "../steering/check.ts";
 import type { Prompt } from "./prompt.ts";
 import {
+  type CompiledRequest,
   compilePass,
   FORWARD_KEYS,
   type ForwardOptions,
@@ -34,8 +35,15 @@ export async function forwardPass(
 ): Promise<ForwardResult> {
   const options = openOptions<ForwardOptions>("forward", given, FORWARD_KEYS);
   const logits = checkOneOf("logits", options.logits ?? "last", LOGITS);
-  const request = compilePass(model, prompt, options, { logits, promptLogprobs: false });
-  const { done } = await runToEnd(native, request.native, request.signal);
+  return runForward(native, model, compilePass(model, prompt, options, { logits, promptLogprobs: false }));
+}
+
+export async function runForward(
+  native: NativeModel,
+  model: RequestModel,
+  request: CompiledRequest,
+): Promise<ForwardResult> {
+  const { done } = await runToEnd(native, request.native, request.signal, request.onCaptures);
   return {
     tokens: request.prompt.tokens,
     logits: done.logits,

@@ -4,7 +4,7 @@
 import { misuse } from "../errors.ts";
 import { checkKeys, checkTokenIds, isNumberList } from "../steering/check.ts";
 import { finiteVector } from "../steering/vector.ts";
-import { type ChatMessage, ChatTemplate, isMessage } from "./chat-template.ts";
+import { type ChatMessage, ChatTemplate, isMessage, type MessageBoundary } from "./chat-template.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** Token ids, as typed array or numbers. */
@@ -107,6 +107,16 @@ function encode(
     "a string, messages, { tokens } or { promptEmbeddings, shape }",
     prompt,
   );
+}
+
+/** Where the messages of a conversation lie in its tokens; undefined for every other prompt. */
+export function messageBoundaries(
+  prompt: unknown,
+  tokens: Int32Array,
+  model: PromptModel,
+): MessageBoundary[] | undefined {
+  if (!Array.isArray(prompt) || !isMessage(prompt[0]) || !model.tokenizer) return undefined;
+  return new ChatTemplate(model.tokenizer).boundaries(prompt as ChatMessage[], tokens);
 }
 
 function encodeOptions(addSpecialTokens: boolean) {

@@ -7,9 +7,11 @@ import type { NativeRequest } from "../native/contract.ts";
 import { checkBoolean, checkKeys, checkObject } from "../steering/check.ts";
 import { type CompiledProgram, compileProgram, type SteeringProgram } from "../steering/program.ts";
 import type { SiteTable } from "../steering/sites.ts";
-import { type CaptureOptions, compileCaptures } from "./capture-options.ts";
+import { type CaptureOptions, compileCaptureHandler, compileCaptures } from "./capture-options.ts";
+import type { MessageBoundary } from "./chat-template.ts";
 import { compileProbes, type Probe } from "./probes.ts";
-import { type EncodedPrompt, encodePrompt, type PromptModel } from "./prompt.ts";
+import { type EncodedPrompt, encodePrompt, messageBoundaries, type PromptModel } from "./prompt.ts";
+import type { CaptureHandler } from "./run.ts";
 import {
   type CompiledSampling,
   compileSampling,
@@ -66,6 +68,10 @@ export interface CompiledRequest {
   /** Stop strings of a generation, for cutting the text. */
   stop: string[];
   signal: AbortSignal | undefined;
+  /** Of a stream of captures. */
+  onCaptures: CaptureHandler | undefined;
+  /** Where the messages of a conversation lie, found when asked for; undefined for other prompts. */
+  boundaries: () => readonly MessageBoundary[] | undefined;
 }
 
 const RUN_KEYS = ["steering", "signal", "addSpecialTokens", "reusePrefix"] as const;
@@ -94,9 +100,10 @@ export function compileGenerate(
   model: RequestModel,
   prompt: unknown,
   options: GenerateOptions,
+  boundaries?: readonly MessageBoundary[],
 ): CompiledRequest {
   const sampling = compileSampling(options, model);
-  const request = compile(model, prompt, options, sampling);
+  const request = compile(model, prompt, options, { sampling, boundaries });
   if (sampling.stop.length > 0 && !model.tokenizer)
     throw misuse(TypeError, "ERR_TOKENIZER_MISSING", "stop", "a model with a tokenizer", "none");
   return request;
@@ -108,7 +115,7 @@ export function compilePass(
   options: ForwardOptions,
   want: { logits: "all" | "last" | "none"; promptLogprobs: boolean },
 ): CompiledRequest {
-  const request = compile(model, prompt, options, undefined);
+  const request = compile(model, prompt, options, {});
   request.native.logits = want.logits;
   request.native.promptLogprobs = want.promptLogprobs;
   return request;
@@ -118,20 +125,30 @@ function compile(
   model: RequestModel,
   given: unknown,
   options: RunOptions & { capture?: CaptureOptions; probes?: readonly Probe[] },
-  sampling: CompiledSampling | undefined,
+  known: { sampling?: CompiledSampling; boundaries?: readonly MessageBoundary[] | undefined },
 ): CompiledRequest {
+  const { sampling } = known;
   const prompt = encodePrompt(given, model, options);
   const promptLength = prompt.tokens.length;
   const vectors = { ...model, modelName: model.name };
   const program = compileProgram(options.steering, { ...vectors, promptLength });
   const probes = compileProbes(options.probes, { ...vectors, warnings: program.warnings });
   const encoder = new TextEncoder();
+  let found = known.boundaries;
+  const boundaries = () => {
+    found ??= messageBoundaries(given, prompt.tokens, model);
+    return found;
+  };
+  const captures = compileCaptures(options.capture, model, promptLength, boundaries);
+  const { stream, onCaptures } = compileCaptureHandler(options.capture);
   return {
     program,
     prompt,
     probes: probes.names,
     stop: sampling?.stop ?? [],
     signal: options.signal,
+    onCaptures,
+    boundaries,
     native: {
       ...prompt,
       maxTokens: sampling?.maxTokens ?? 0,
@@ -144,7 +161,8 @@ function compile(
       reuse: options.reusePrefix === undefined ? true : checkBoolean("reusePrefix", options.reusePrefix),
       logits: "none",
       program: program.operations,
-      captures: compileCaptures(options.capture, model, promptLength),
+      captures,
+      stream,
       probes: probes.native,
     },
   };

@@ -4,6 +4,7 @@
 
 import { DisposedError } from "../errors.ts";
 import type {
+  NativeCapturesEvent,
   NativeDoneEvent,
   NativeEvent,
   NativeModel,
@@ -12,8 +13,12 @@ import type {
 } from "../native/contract.ts";
 import { nativeError, parseDetails, translateNativeError } from "../native/error-map.ts";
 
+/** Takes a piece of a stream of captures; the request is held up for as long as a promise is open. */
+export type CaptureHandler = (event: NativeCapturesEvent) => void | Promise<void>;
+
 /**
- * Submits a request and yields its token events; returns the final one.
+ * Submits a request and yields its token events; returns the final one. Pieces of a stream of captures go
+ * to `onCaptures` and are acknowledged when it is done with them.
  *
  * Leaving the iterator early (break, throw) or the signal aborting ends the request at the next step.
  * @throws signal.reason when the signal aborts; SteerError when the engine reports an error.
@@ -22,6 +27,7 @@ export async function* runRequest(
   native: NativeModel,
   request: NativeRequest,
   signal: AbortSignal | undefined,
+  onCaptures?: CaptureHandler,
 ): AsyncGenerator<NativeTokensEvent, NativeDoneEvent, undefined> {
   signal?.throwIfAborted();
   const events: NativeEvent[] = [];
@@ -32,7 +38,7 @@ export async function* runRequest(
   };
   let ended = false;
   const id = submit(native, request, (event) => {
-    if (event.type !== "tokens") ended = true;
+    if (event.type === "done" || event.type === "error") ended = true;
     events.push(event);
     notify();
   });
@@ -52,12 +58,32 @@ export async function* runRequest(
         continue;
       }
       if (event.type === "tokens") yield event;
-      else if (event.type === "done") return finished(event);
+      else if (event.type === "captures") {
+        await unlessAborted(onCaptures?.(event), signal);
+        native.acknowledge(id, event.bytes);
+      } else if (event.type === "done") return finished(event);
       else throw nativeError(event.code, event.message, parseDetails(event.details));
     }
   } finally {
     signal?.removeEventListener("abort", onAbort);
     if (!ended) native.abort(id);
+  }
+}
+
+/** Waits for the work, or for the signal, which rejects with its reason. */
+async function unlessAborted(work: void | Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+  if (work === undefined || signal === undefined) return work;
+  let onAbort: (() => void) | undefined;
+  try {
+    await Promise.race([
+      work,
+      new Promise<never>((_, reject) => {
+        onAbort = () => reject(signal.reason);
+        signal.addEventListener("abort", onAbort, { once: true });
+      }),
+    ]);
+  } finally {
+    if (onAbort) signal.removeEventListener("abort", onAbort);
   }
 }
 
@@ -74,9 +100,10 @@ export async function runToEnd(
   native: NativeModel,
   request: NativeRequest,
   signal: AbortSignal | undefined,
+  onCaptures?: CaptureHandler,
 ): Promise<{ done: NativeDoneEvent; events: NativeTokensEvent[] }> {
   const events: NativeTokensEvent[] = [];
-  const running = runRequest(native, request, signal);
+  const running = runRequest(native, request, signal, onCaptures);
   for (;;) {
     const next = await running.next();
     if (next.done) return { done: next.value, events };

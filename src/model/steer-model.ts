@@ -7,8 +7,16 @@ import { debuglog } from "node:util";
 import type { NativeAddon, NativeModel, NativeStats } from "../native/contract.ts";
 import { translateNativeError } from "../native/error-map.ts";
 import { loadAddon } from "../native/loader.ts";
-import { checkString } from "../steering/check.ts";
+import { checkObject, checkString } from "../steering/check.ts";
 import type { Site } from "../steering/sites.ts";
+import { type CapturedFile, type CaptureFileOptions, captureToFile, fileOrder } from "./capture-files.ts";
+import {
+  type CaptureRun,
+  type CaptureStreamOptions,
+  openCaptureOptions,
+  openCaptureRun,
+} from "./capture-run.ts";
+import type { CaptureChunk } from "./capture-stream.ts";
 import { type ChatOptions, openChat, prepareChat } from "./chat.ts";
 import { type ChatResponse, chatResponse } from "./chat-response.ts";
 import type { ChatMessage } from "./chat-template.ts";
@@ -177,7 +185,7 @@ export class SteerModel {
     const native = this.#live();
     const opened = openChat("chat", options);
     const chat = prepareChat(this.tokenizer, messages, opened);
-    const request = compileGenerate(this.#request, { tokens: chat.tokens }, chat.options);
+    const request = compileGenerate(this.#request, { tokens: chat.tokens }, chat.options, chat.boundaries);
     return chatResponse(await generate(native, request, this.tokenizer), chat.prefill, chat.boundaries);
   }
 
@@ -186,8 +194,51 @@ export class SteerModel {
     const native = this.#live();
     const opened = openChat("chatStream", options);
     const chat = prepareChat(this.tokenizer, messages, opened);
-    const request = compileGenerate(this.#request, { tokens: chat.tokens }, chat.options);
+    const request = compileGenerate(this.#request, { tokens: chat.tokens }, chat.options, chat.boundaries);
     return textStream(streamGeneration(native, request, this.tokenizer));
+  }
+
+  /**
+   * Hidden states of prompts as a stream: chunks of rows while the model runs, each prompt's answer after
+   * its rows. Nothing is held for the run; a consumer that is slow makes the run wait, not the memory grow.
+   * Leaving the loop ends it. Mistakes in the arguments are thrown here, at the call.
+   *
+   * @example
+   * for await (const { prompt, captures, result } of model.captureStream(texts, { sites: [8, 16] }))
+   *   if (!result) use(prompt, captures["layers.8"].positions, captures["layers.8"].data);
+   */
+  captureStream(
+    prompts: Prompt | readonly Prompt[],
+    options: CaptureStreamOptions,
+  ): AsyncGenerator<CaptureChunk, void, undefined> {
+    this.#live();
+    return this.#captureRun(prompts, openCaptureOptions("captureStream", options)).stream();
+  }
+
+  /**
+   * Hidden states of prompts to a file that is written while the model runs and appears when it is whole:
+   * .safetensors, .arrow, or .npy for one site (docs/formats.md).
+   *
+   * @throws DataError ERR_FILE_WRITE; EnvironmentError ERR_DISK_FULL; and as captureStream().
+   */
+  async captureToFile(
+    path: string,
+    prompts: Prompt | readonly Prompt[],
+    options: CaptureFileOptions,
+  ): Promise<CapturedFile> {
+    this.#live();
+    const { dtype, onResult, ...rest } = checkObject("captureToFile", options) as Partial<CaptureFileOptions>;
+    const opened = openCaptureOptions("captureToFile", rest);
+    const run = this.#captureRun(prompts, { ...opened, order: opened.order ?? fileOrder(path) });
+    const file = {
+      ...(dtype === undefined ? {} : { dtype }),
+      ...(onResult === undefined ? {} : { onResult }),
+    };
+    return captureToFile(path, run, this.#request, file);
+  }
+
+  #captureRun(prompts: Prompt | readonly Prompt[], options: Partial<CaptureStreamOptions>): CaptureRun {
+    return openCaptureRun(() => this.#live(), this.#request, this.tokenizer, prompts, options);
   }
 
   /** Runs a prompt once, without generating: logits and captures. */

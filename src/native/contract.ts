@@ -183,7 +183,23 @@ export interface NativeRequest {
   logits: "none" | "last" | "all";
   program: NativeOperation[];
   captures: NativeCapture[];
+  /** Rows of captures arrive in "captures" events while the request runs; null = in the last event. */
+  stream: NativeCaptureStream | null;
   probes: NativeProbe[];
+}
+
+/**
+ * How captures leave while a request runs. Rows come in order and each once; a chunk holds the rows of the
+ * same steps for every capture. Pooled captures come in the last chunk.
+ *
+ * The bytes of a chunk count against bufferBytes until acknowledge(). When half of it is used the
+ * request is paused at a step boundary and goes on when less is; its neighbours do not notice. A step
+ * takes no more of a prompt than there is room for (of a stranger's archive, which runs prompts whole: all).
+ */
+export interface NativeCaptureStream {
+  /** Send when this much has been made, and at the end; 0 = after every step. At most bufferBytes / 2. */
+  chunkBytes: number;
+  bufferBytes: number;
 }
 
 export interface NativeTokensEvent {
@@ -196,6 +212,14 @@ export interface NativeTokensEvent {
   topLogprobs: Float32Array;
   /** [tokens, probes] row-major: readings of the row that chose each token. */
   probes: Float32Array;
+}
+
+export interface NativeCapturesEvent {
+  type: "captures";
+  /** One entry per capture with rows in this chunk, in the order of the request. */
+  captures: NativeCaptureResult[];
+  /** What acknowledge() is told when the rows have been dealt with. */
+  bytes: number;
 }
 
 export interface NativeCaptureResult {
@@ -222,6 +246,7 @@ export interface NativeDoneEvent {
   /** [prompt tokens]; entry 0 is NaN. Empty when not asked for. */
   promptLogprobs: Float32Array;
   logits: Float32Array;
+  /** Empty for a stream. */
   captures: NativeCaptureResult[];
   /** One per probe, every row of prompt and generation, width 1. */
   probes: NativeCaptureResult[];
@@ -246,7 +271,7 @@ export interface NativeErrorEvent {
   details: string;
 }
 
-export type NativeEvent = NativeTokensEvent | NativeDoneEvent | NativeErrorEvent;
+export type NativeEvent = NativeTokensEvent | NativeCapturesEvent | NativeDoneEvent | NativeErrorEvent;
 
 export interface NativeStats {
   running: number;
@@ -274,6 +299,8 @@ export interface NativeModel {
   submit(request: NativeRequest, onEvent: (event: NativeEvent) => void): number;
   /** Ends a request at the next step boundary with finish "aborted". Unknown ids are ignored. */
   abort(id: number): void;
+  /** Bytes of a request's captures events that have been dealt with. Unknown ids are ignored. */
+  acknowledge(id: number, bytes: number): void;
   /** Every submodule path with its class name. */
   moduleTree(): { path: string; type: string }[];
   stats(): NativeStats;
