@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: Apache-2.0
+// Captures in files: written while the model runs, the same bytes whatever the chunks, whole or absent.
+// Read back by our own readers, and by safetensors and pyarrow where a Python has them.
+import { spawn, spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { Worker } from "node:worker_threads";
+import { tableFromIPC } from "apache-arrow";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { bfloat16ToFloat32, float32ToBfloat16, float32ToFloat16 } from "../../src/formats/half.ts";
+import { readNpy } from "../../src/formats/npy.ts";
+import { readSafetensors } from "../../src/formats/safetensors.ts";
+import { toFloat32, toIntegers } from "../../src/formats/tensor.ts";
+import { SteerModel } from "../../src/model/steer-model.ts";
+import { cli, ensureBuilt } from "../cli/run-cli.ts";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const tokensOf = (length: number, seed: number) =>
+  Int32Array.from({ length }, (_, i) => 3 + ((i * 37 + seed * 101) % 500));
+const PROMPTS = Array.from({ length: 7 }, (_, i) => tokensOf(3 + ((i * 29) % 71), i));
+const SITES = ["embed", 0, 3, "final"] as const;
+const NAMES = ["embed", "layers.0", "layers.3", "final"];
+
+const folder = mkdtempSync(join(tmpdir(), "capture-files-"));
+const file = (name: string) => join(folder, name);
+let model: SteerModel;
+beforeAll(async () => {
+  await ensureBuilt();
+  model = await SteerModel.load("stories260k", { device: "cpu", tokenBudget: 48 });
+}, 120_000);
+afterAll(async () => {
+  await model.dispose();
+  rmSync(folder, { recursive: true });
+});
+
+/** What a file of PROMPTS must hold, from captures that were held to the end, prompt by prompt. */
+async function expected(maxTokens: number, stop: number[] = []) {
+  const sites = new Map(NAMES.map((name) => [name, [] as number[]]));
+  const [text, position]: [number[], number[]] = [[], []];
+  for (const [index, prompt] of PROMPTS.entries()) {
+    const options = { capture: { sites: SITES } };
+    const { captures } =
+      maxTokens === 0
+        ? await model.forward(prompt, options)
+        : await model.generate(prompt, { ...options, maxTokens, temperature: 0, stopIds: stop });
+    for (const name of NAMES) sites.get(name)!.push(...captures![name]!.data);
+    position.push(...captures!.embed!.positions);
+    text.push(...captures!.embed!.positions.map(() => index));
+  }
+  return { sites, text, position };
+}
+
+function worst(got: Float32Array | number[], wanted: number[]): number {
+  expect(got.length).toBe(wanted.length);
+  let most = 0;
+  wanted.forEach((value, i) => {
+    most = Math.max(most, Math.abs(got[i]! - value));
+  });
+  return most;
+}
+
+describe("a safetensors file", () => {
+  test("holds every row of every prompt in order, prompt rows and generated rows", async () => {
+    const wanted = await expected(9);
+    const written = await model.captureToFile(file("all.safetensors"), PROMPTS, {
+      ...{ sites: SITES, maxTokens: 9, temperature: 0, together: 3, chunkBytes: 0 },
+    });
+    const { tensors, metadata } = readSafetensors(file("all.safetensors"));
+    expect(written.rows).toBe(wanted.text.length);
+    expect(toIntegers(tensors.get("text")!)).toEqual(wanted.text);
+    expect(toIntegers(tensors.get("position")!)).toEqual(wanted.position);
+    for (const name of NAMES) {
+      expect(tensors.get(name)!.shape).toEqual([wanted.text.length, 64]);
+      expect(written.shapes[name]).toEqual([wanted.text.length, 64]);
+      expect(
+        worst(toFloat32(tensors.get(name)!), wanted.sites.get(name)!),
+        `worst deviation at ${name}`,
+      ).toBe(0);
+    }
+    expect(metadata).toMatchObject({ format: "chatspace-capture", base_model: "stories260k", prompts: "7" });
+  });
+
+  test("is the same to the byte in one chunk or in many, run together or one by one", async () => {
+    const stop = [...(await model.generate(PROMPTS[4]!, { maxTokens: 30, temperature: 0 })).tokens].slice(
+      5,
+      8,
+    );
+    const options = { sites: SITES, maxTokens: 30, temperature: 0, stopIds: stop } as const;
+    const ways = [
+      { chunkBytes: 0, together: 1 },
+      { chunkBytes: 0, together: 7 },
+      { chunkBytes: 3000, together: 4, bufferBytes: 50_000 },
+      { chunkBytes: 1 << 24, together: 32 },
+    ];
+    const files: Buffer[] = [];
+    for (const [i, way] of ways.entries()) {
+      await model.captureToFile(file(`way${i}.safetensors`), PROMPTS, { ...options, ...way });
+      files.push(readFileSync(file(`way${i}.safetensors`)));
+    }
+    files.forEach((bytes, i) => {
+      expect(bytes.equals(files[0]!), JSON.stringify(ways[i])).toBe(true);
+    });
+    // Prompts that stopped early left gaps, which were closed.
+    const wanted = await expected(30, stop);
+    const { tensors } = readSafetensors(file("way0.safetensors"));
+    expect(toIntegers(tensors.get("position")!)).toEqual(wanted.position);
+    expect(wanted.position.length).toBeLessThan(PROMPTS.reduce((sum, p) => sum + p.length + 29, 0));
+    for (const name of NAMES) expect(worst(toFloat32(tensors.get(name)!), wanted.sites.get(name)!)).toBe(0);
+  });
+
+  test("in half precision holds the rows rounded to nearest even", async () => {
+    const wanted = await expected(0);
+    for (const [dtype, name, bits] of [
+      ["bfloat16", "BF16", float32ToBfloat16],
+      ["float16", "F16", float32ToFloat16],
+    ] as const) {
+      await model.captureToFile(file(`${dtype}.safetensors`), PROMPTS, { sites: SITES, dtype });
+      const { tensors } = readSafetensors(file(`${dtype}.safetensors`));
+      const tensor = tensors.get("layers.3")!;
+      expect(tensor.dtype).toBe(name);
+      const rounded = bits(Float32Array.from(wanted.sites.get("layers.3")!));
+      expect(new Uint16Array(tensor.data.slice().buffer)).toEqual(rounded);
+      if (dtype === "bfloat16") expect([...toFloat32(tensor)]).toEqual([...bfloat16ToFloat32(rounded)]);
+    }
+  });
+
+  test("pooled and reduced: one row a prompt, the indices of the largest beside their values", async () => {
+    await model.captureToFile(file("pool.safetensors"), PROMPTS, { sites: [2], pool: "mean", maxTokens: 4 });
+    expect(readSafetensors(file("pool.safetensors")).tensors.get("layers.2")!.shape).toEqual([7, 64]);
+    await model.captureToFile(file("lens.safetensors"), PROMPTS, {
+      sites: [2],
+      reduce: { lens: 5 },
+      positions: [-1],
+    });
+    const { tensors } = readSafetensors(file("lens.safetensors"));
+    const whole = await model.forward(PROMPTS[6]!, {
+      capture: { sites: [2], reduce: { lens: 5 }, positions: [-1] },
+    });
+    expect(tensors.get("layers.2")!.shape).toEqual([7, 5]);
+    expect(toIntegers(tensors.get("layers.2.indices")!).slice(-5)).toEqual([
+      ...whole.captures["layers.2"]!.indices!,
+    ]);
+  });
+});
+
+test("an Arrow file holds the same rows, in order, a batch a chunk", async () => {
+  const wanted = await expected(9);
+  await model.captureToFile(file("all.arrow"), PROMPTS, {
+    ...{ sites: SITES, maxTokens: 9, temperature: 0, together: 3, chunkBytes: 0 },
+  });
+  const table = tableFromIPC(readFileSync(file("all.arrow")));
+  expect(table.numRows).toBe(wanted.text.length);
+  expect(table.batches.length).toBeGreaterThan(60);
+  expect([...(table.getChild("text")!.toArray() as Int32Array)]).toEqual(wanted.text);
+  expect([...(table.getChild("position")!.toArray() as Int32Array)]).toEqual(wanted.position);
+  for (const name of NAMES) {
+    const rows = [...table.getChild(name)!].flatMap((row) => [...(row as Iterable<number>)]);
+    expect(worst(rows, wanted.sites.get(name)!), `worst deviation at ${name}`).toBe(0);
+  }
+  expect(table.schema.metadata.get("base_model")).toBe("stories260k");
+  await model.captureToFile(file("half.arrow"), PROMPTS, { sites: [0], dtype: "float16" });
+  expect(tableFromIPC(readFileSync(file("half.arrow"))).numRows).toBeGreaterThan(50);
+  await expect(
+    model.captureToFile(file("no.arrow"), PROMPTS, { sites: [0], dtype: "bfloat16" }),
+  ).rejects.toMatchObject({ code: "ERR_ARGUMENT_TYPE" });
+});
+
+test("a .npy file holds the rows of its one site", async () => {
+  const wanted = await expected(0);
+  await model.captureToFile(file("one.npy"), PROMPTS, { sites: ["layers.3"] });
+  expect(worst(toFloat32(readNpy(file("one.npy"))), wanted.sites.get("layers.3")!)).toBe(0);
+  await expect(model.captureToFile(file("two.npy"), PROMPTS, { sites: [0, 1] })).rejects.toMatchObject({
+    code: "ERR_ARGUMENT_TYPE",
+  });
+  await expect(model.captureToFile(file("x.bin"), PROMPTS, { sites: [0] })).rejects.toMatchObject({
+    code: "ERR_ARGUMENT_TYPE",
+  });
+});
+
+test("Python's own readers agree", async (context) => {
+  const python = ["python3", process.env.CHATSPACE_BENCH_PYTHON ?? ""].find(
+    (each) =>
+      each !== "" &&
+      spawnSync(each, ["-c", "import safetensors.numpy, pyarrow.ipc, numpy"], { timeout: 30_000 }).status ===
+        0,
+  );
+  if (python === undefined) return context.skip("no Python with safetensors and pyarrow");
+  const wanted = await expected(0);
+  await model.captureToFile(file("py.safetensors"), PROMPTS, { sites: SITES });
+  await model.captureToFile(file("py.arrow"), PROMPTS, { sites: SITES });
+  const script = `
+import json, sys, numpy as np, pyarrow.ipc
+from safetensors.numpy import load_file
+st = load_file(sys.argv[1]); t = pyarrow.ipc.open_file(sys.argv[2]).read_all()
+assert str(t.schema.field("embed").type).startswith("fixed_size_list<item: float"), t.schema
+for name in ("embed", "layers.0", "layers.3", "final"):
+    a = np.array(t[name].to_pylist(), dtype=np.float32)
+    assert (a == st[name]).all(), name
+assert (t["position"].to_numpy() == st["position"]).all() and (t["text"].to_numpy() == st["text"]).all()
+print(json.dumps({"sum": float(np.abs(st["layers.3"].astype(np.float64)).sum()), "rows": len(t)}))`;
+  const run = spawnSync(python, ["-c", script, file("py.safetensors"), file("py.arrow")], {
+    encoding: "utf8",
+  });
+  expect(run.stderr).toBe("");
+  const told = JSON.parse(run.stdout) as { sum: number; rows: number };
+  expect(told.rows).toBe(wanted.text.length);
+  const sum = wanted.sites.get("layers.3")!.reduce((total, x) => total + Math.abs(x), 0);
+  expect(Math.abs(told.sum / sum - 1)).toBeLessThan(1e-12);
+});
+
+describe("a stream of prompts", () => {
+  test("gives all rows of one prompt before the next, its answer last, and ends when it is left", async () => {
+    let [at, rows] = [0, 0];
+    const seen: number[] = [];
+    const options = { sites: [1], maxTokens: 5, temperature: 0, together: 4, chunkBytes: 0 };
+    for await (const { prompt, captures, result } of model.captureStream(PROMPTS, options)) {
+      expect(prompt).toBe(at);
+      if (result === undefined) {
+        rows += captures["layers.1"]!.positions.length;
+        continue;
+      }
+      expect(captures).toEqual({});
+      seen.push(rows);
+      [at, rows] = [at + 1, 0];
+    }
+    expect(seen).toEqual(PROMPTS.map((prompt) => prompt.length + 4));
+    for await (const { prompt } of model.captureStream(PROMPTS, { ...options, maxTokens: 400 }))
+      if (prompt === 1) break;
+    expect((await model.generate(PROMPTS[0]!, { maxTokens: 2 })).tokens.length).toBe(2);
+    expect(model.stats().running + model.stats().waiting).toBe(0);
+  });
+
+  test("checks every prompt at the call, and ends with the reason of its signal", async () => {
+    expect(() => model.captureStream([PROMPTS[0]!, [99_999]], { sites: [1] })).toThrow(
+      expect.objectContaining({ code: "ERR_TOKEN_RANGE" }),
+    );
+    expect(() => model.captureStream(PROMPTS, { sites: [1], order: "none" as never })).toThrow(TypeError);
+    const controller = new AbortController();
+    const reason = new Error("enough");
+    const read = async () => {
+      const options = {
+        sites: [1],
+        maxTokens: 300,
+        ignoreEos: true,
+        chunkBytes: 0,
+        signal: controller.signal,
+      };
+      for await (const chunk of model.captureStream(PROMPTS, options))
+        if (chunk.prompt === 2) controller.abort(reason);
+    };
+    await expect(read()).rejects.toBe(reason);
+    await model.generate(PROMPTS[0]!, { maxTokens: 1 });
+    expect(model.stats().running + model.stats().waiting).toBe(0);
+  });
+
+  test("works in a worker thread, beside one on the main thread", async () => {
+    const code = `
+      import { parentPort } from "node:worker_threads";
+      import { SteerModel } from ${JSON.stringify(join(root, "dist/index.js"))};
+      const model = await SteerModel.load("stories260k", { device: "cpu" });
+      let sum = 0;
+      const options = { sites: [1], maxTokens: 8, temperature: 0, chunkBytes: 0 };
+      for await (const { captures } of model.captureStream(${JSON.stringify(PROMPTS.map((p) => [...p]))}, options))
+        for (const x of captures["layers.1"]?.data ?? []) sum += Math.abs(x);
+      await model.dispose();
+      parentPort.postMessage(sum);`;
+    const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(code)}`));
+    const theirs = new Promise<number>((resolve, reject) => {
+      worker.on("message", resolve).on("error", reject);
+    });
+    let ours = 0;
+    const options = { sites: [1], maxTokens: 8, temperature: 0, chunkBytes: 0 };
+    for await (const { captures } of model.captureStream(PROMPTS, options))
+      for (const x of captures["layers.1"]?.data ?? []) ours += Math.abs(x);
+    expect(await theirs).toBe(ours);
+    await worker.terminate();
+  });
+});
+
+describe("a run that cannot end well", () => {
+  const input = () => {
+    const path = file("many.txt");
+    writeFileSync(
+      path,
+      Array.from({ length: 400 }, (_, i) => `Once upon a time there was number ${i}`).join("\n"),
+    );
+    return path;
+  };
+  const args = (output: string) => [
+    ...["capture", input(), "-m", "stories260k", "--device", "cpu", "-o", output, "-a", "layers", "-n", "40"],
+  ];
+  const leftovers = (name: string) => readdirSync(folder).filter((each) => each.startsWith(name));
+
+  test.each(["full.safetensors", "full.arrow"])(
+    "of a full disk is a typed error and leaves nothing: %s",
+    async (name) => {
+      const command = [process.execPath, join(root, "dist/cli/main.js"), ...args(file(name))];
+      const run = spawnSync("bash", ["-c", 'ulimit -f 96; exec "$@"', "bash", ...command], {
+        encoding: "utf8",
+      });
+      expect(run.stderr).toContain("ERR_DISK_FULL");
+      expect(run.status).toBe(3);
+      expect(leftovers(name)).toEqual([]);
+    },
+  );
+
+  test("of a folder that is not there says so", async () => {
+    await expect(
+      model.captureToFile(file("nowhere/x.safetensors"), PROMPTS, { sites: [0] }),
+    ).rejects.toMatchObject({ code: "ERR_FILE_WRITE" });
+  });
+
+  test.each(["killed.safetensors", "killed.arrow"])(
+    "of a killed process leaves no file of that name: %s",
+    async (name) => {
+      const child = spawn(process.execPath, [join(root, "dist/cli/main.js"), ...args(file(name))], {
+        stdio: "ignore",
+      });
+      const ended = new Promise((resolve) => child.on("close", resolve));
+      while (leftovers(name).length === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+      child.kill("SIGKILL");
+      await ended;
+      expect(existsSync(file(name))).toBe(false);
+      expect(leftovers(name).length).toBe(1);
+    },
+  );
+
+  test("a mistake in the model's answer leaves the file that was there before", async () => {
+    writeFileSync(file("old.safetensors"), "old");
+    const controller = new AbortController();
+    const running = model.captureToFile(file("old.safetensors"), PROMPTS, {
+      ...{ sites: SITES, maxTokens: 300, ignoreEos: true, signal: controller.signal, chunkBytes: 0 },
+      onResult: () => controller.abort(new Error("enough")),
+    });
+    await expect(running).rejects.toThrow("enough");
+    expect(readFileSync(file("old.safetensors"), "utf8")).toBe("old");
+    expect(leftovers("old.safetensors")).toEqual(["old.safetensors"]);
+  });
+});
+
+test("the command line writes conversations with the message of each row", async () => {
+  writeFileSync(file("texts.jsonl"), '{"q":"Once upon a time"}\n{"q":"The"}\n');
+  const { code, stdout } = await cli([
+    ...[
+      "capture",
+      file("texts.jsonl"),
+      "-m",
+      "stories260k",
+      "--device",
+      "cpu",
+      "--field",
+      "q",
+      "-a",
+      "layers",
+    ],
+    ...["-o", file("cli.arrow"), "-n", "4", "--rows", "generation", "--store", "float16", "--json"],
+  ]);
+  expect(code).toBe(0);
+  const { shapes } = JSON.parse(stdout) as { shapes: Record<string, [number, number]> };
+  expect(Object.keys(shapes)).toHaveLength(5);
+  expect(shapes["layers.4"]).toEqual([6, 64]);
+  const table = tableFromIPC(readFileSync(file("cli.arrow")));
+  expect([...(table.getChild("text")!.toArray() as Int32Array)]).toEqual([0, 0, 0, 1, 1, 1]);
+});
