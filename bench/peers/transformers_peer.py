@@ -3,7 +3,8 @@
 
 Greedy decoding by a plain loop over model(...) with its own KV cache (faster than generate()), steering by
 forward hooks that add a vector to the layer's output, as steering libraries on Transformers do. With one vector
-a request the hook adds a [batch, 1, hidden] tensor: the batch is fixed, but each row has its own.
+a request the hook adds a [batch, 1, hidden] tensor: the batch is fixed, but each row has its own. With
+"hidden" all hidden states are asked for and kept to the end.
 """
 import json
 import os
@@ -47,16 +48,20 @@ def add_hooks(model, layers, vectors):
 @torch.inference_mode()
 def run(model, request):
     ids = torch.tensor(request["tokens"])
+    hidden = request.get("hidden", False)
+    kept = []
     handles = add_hooks(model, request["layers"], request.get("vectors"))
     try:
         begin = time.perf_counter()
-        out = model(ids, use_cache=True, logits_to_keep=1)
+        out = model(ids, use_cache=True, logits_to_keep=1, output_hidden_states=hidden)
+        kept.append(out.hidden_states)
         past, token = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
         made = [token]
         middle = time.perf_counter()
         steps = request["steps"]
         for _ in range(steps - 1):
-            out = model(token, past_key_values=past, use_cache=True)
+            out = model(token, past_key_values=past, use_cache=True, output_hidden_states=hidden)
+            kept.append(out.hidden_states)
             past, token = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
             made.append(token)
         end = time.perf_counter()

@@ -33,7 +33,7 @@ export interface CaptureBuffering {
   /** Rows are joined to chunks of at least this many bytes; 0 = a chunk a step. Default 1 MiB. */
   chunkBytes?: number;
   /**
-   * Most bytes of rows that wait for you; default 64 MiB. The request is paused when half of it is used
+   * Most bytes of rows that wait for you, one row more at the least; default 64 MiB. The request is paused when half of it is used
    * and goes on when less is, other requests go on meanwhile.
    */
   bufferBytes?: number;

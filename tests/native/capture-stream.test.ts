@@ -167,6 +167,8 @@ describe("a slow consumer", () => {
       open = resolve;
     });
     let taken = 0;
+    const start = model.stats();
+    const rowsAtStart = start.promptTokens + start.generatedTokens;
     const slow = model.generate(prompt, {
       ...greedy(300),
       capture: {
@@ -182,11 +184,18 @@ describe("a slow consumer", () => {
     });
     // Neighbours come and go, more of them than a step has places, while the other one is paused.
     const neighbours = await Promise.all(
-      Array.from({ length: 9 }, (_, i) => model.generate(tokensOf(60, i), greedy(30))),
+      Array.from({ length: 9 }, (_, i) =>
+        model.generate(tokensOf(60, i), { ...greedy(30), reusePrefix: false }),
+      ),
     );
     expect(neighbours.every((each) => each.tokens.length === 30)).toBe(true);
     const before = model.stats();
     expect(before.running).toBe(1);
+    // All rows that were computed are the neighbours' and at most one buffer's worth.
+    const computed = before.promptTokens + before.generatedTokens - rowsAtStart;
+    const made = computed - 9 * (60 + 29);
+    expect(made).toBeGreaterThan(0);
+    expect(made).toBeLessThanOrEqual(41);
     await sleep(100);
     // It rests: no step is taken, and fewer rows were made than fit into the buffer.
     expect(model.stats().steps).toBe(before.steps);
@@ -284,6 +293,28 @@ describe("a slow consumer", () => {
     await expect(running).rejects.toMatchObject({ code: "ERR_DISPOSED" });
     clearInterval(poll);
   });
+});
+
+test("a run of 250 MB leaves the process as large as it was", async () => {
+  const sites = model.sites
+    .map(({ name }) => name)
+    .filter((name) => /^(embed|final|layers\.\d(\.\w+)?)$/.test(name));
+  const prompts = Array.from({ length: 120 }, (_, i) => tokensOf(500, i));
+  const options = { sites, together: 4, bufferBytes: 8 << 20, reusePrefix: false };
+  for await (const { prompt } of model.captureStream(prompts.slice(0, 8), options))
+    expect(prompt).toBeLessThan(8);
+  const before = process.memoryUsage().rss;
+  let [bytes, most] = [0, 0];
+  for await (const { captures } of model.captureStream(prompts, options)) {
+    for (const { data } of Object.values(captures)) bytes += data.byteLength;
+    most = Math.max(most, process.memoryUsage().rss - before);
+  }
+  expect(bytes).toBe(120 * 500 * 64 * 4 * sites.length);
+  expect(bytes).toBeGreaterThan(250e6);
+  console.log(
+    `${(bytes / 1e6).toFixed(0)} MB streamed, the process grew by at most ${(most / 1e6).toFixed(0)} MB`,
+  );
+  expect(most).toBeLessThan(100e6);
 });
 
 describe("messages", () => {
