@@ -229,7 +229,7 @@ describe("a stream of prompts", () => {
     for await (const { prompt } of model.captureStream(PROMPTS, { ...options, maxTokens: 400 }))
       if (prompt === 1) break;
     expect((await model.generate(PROMPTS[0]!, { maxTokens: 2 })).tokens.length).toBe(2);
-    expect(model.stats().running + model.stats().waiting).toBe(0);
+    await expect.poll(() => model.stats().running + model.stats().waiting).toBe(0);
   });
 
   test("checks every prompt at the call, and ends with the reason of its signal", async () => {
@@ -252,7 +252,7 @@ describe("a stream of prompts", () => {
     };
     await expect(read()).rejects.toBe(reason);
     await model.generate(PROMPTS[0]!, { maxTokens: 1 });
-    expect(model.stats().running + model.stats().waiting).toBe(0);
+    await expect.poll(() => model.stats().running + model.stats().waiting).toBe(0);
   });
 
   test("works in a worker thread, beside one on the main thread", async () => {
