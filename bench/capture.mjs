@@ -4,33 +4,35 @@
 // own plain run. Cases lie between runs of their baseline (lib/paired.mjs). A decode run includes its
 // prompt of 16 tokens, which is captured too.
 //
-//   npm run bench:capture [-- --model NAME --dtype float32 --prefill 512 --batch 1,8,32 --steps 32
-//                             --rounds 5 --seconds 50 --folder DIR --no-peer]
-// --prefill 0 or --batch 0 leave that half out. The peer needs CHATSPACE_BENCH_PYTHON (or python3).
+//   npm run bench:capture [-- --work prefill,1,8,32 --model NAME --dtype float32 --length 512 --steps 32
+//                             --rounds 5 --seconds 45 --folder DIR --no-peer --save]
+// --work: the prompt pass, or decode of so many requests. The peer needs CHATSPACE_BENCH_PYTHON (or python3).
 import { rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { SteerModel } from "../dist/index.js";
 import { loadAddon } from "../dist/native/loader.js";
-import { abba, costText } from "./lib/paired.mjs";
+import { abba, costText, summary } from "./lib/paired.mjs";
 import { benchPython, Peer } from "./lib/peer.mjs";
 import { peerWeights } from "./lib/peer-weights.mjs";
-import { fixed, machineLine, median, printTable } from "./lib/table.mjs";
+import { publish } from "./lib/report.mjs";
+import { fixed, median } from "./lib/table.mjs";
 import { prompts } from "./lib/workload.mjs";
 
 const { values: args } = parseArgs({
   options: {
     model: { type: "string", default: "smollm2-135m-instruct" },
     dtype: { type: "string", default: "float32" },
-    prefill: { type: "string", default: "512" },
-    batch: { type: "string", default: "1,8,32" },
+    work: { type: "string", default: "prefill,1,8,32" },
+    length: { type: "string", default: "512" },
     steps: { type: "string", default: "32" },
     rounds: { type: "string", default: "5" },
-    seconds: { type: "string", default: "50" },
+    seconds: { type: "string", default: "45" },
     threads: { type: "string" },
     folder: { type: "string", default: tmpdir() },
     "no-peer": { type: "boolean", default: false },
+    save: { type: "boolean", default: false },
   },
 });
 
@@ -95,51 +97,69 @@ const peer =
     : new Peer(python.python, "transformers_peer.py", { OMP_NUM_THREADS: `${threads}` });
 if (peer !== null) await peer.ask({ do: "load", model: weights, dtype: args.dtype, threads });
 
-console.log(machineLine(addon));
-console.log(
-  `${args.model} ${args.dtype}, ${threads} threads, ${layers} layers, cases between runs of their baseline, at most ` +
-    `${args.rounds} rounds; median and 95 % interval of the ratios; ${peer === null ? "no peer" : `peer: transformers ${python.version}`}`,
-);
-
-const works = [];
-if (args.prefill !== "0") works.push([`prefill of ${args.prefill} tokens`, 1, Number(args.prefill), 0]);
-for (const batch of args.batch.split(",").map(Number))
-  if (batch > 0) works.push([`decode of ${steps} tokens, batch ${batch}`, batch, 16, steps]);
-
-const table = [];
-for (const [name, batch, length, maxTokens] of works) {
-  const tokens = prompts(batch, length, vocabSize).map((ids) => Int32Array.from(ids));
-  const hows = ["none", "memory", "stream", "mean", "file safetensors", "file arrow"];
-  const cases = Object.fromEntries(hows.map((how) => [how, ours(tokens, maxTokens, how)]));
-  await cases.memory();
-  const limits = { rounds: Number(args.rounds), seconds: Number(args.seconds) / works.length };
-  const measured = await abba({ baseline: cases.none, cases, ...limits });
-  const count = tokens.reduce((sum, ids) => sum + ids.length + Math.max(0, maxTokens - 1), 0);
-  const line = (who, baseline, rounds, how, ratios) => [
-    `${name}, ${how}`,
-    who,
-    fixed((count * 1000) / median(baseline)),
-    costText(ratios),
-    rounds,
-  ];
-  for (const [how, { ratios }] of Object.entries(measured.cases))
-    table.push(line("ours", measured.baseline, measured.rounds, how, ratios));
-  if (peer === null) continue;
-  const theirs = (hidden) => async () => {
-    const ids = tokens.map((each) => Array.from(each));
-    const answer = await peer.ask({
-      do: "run",
-      tokens: ids,
-      steps: Math.max(1, maxTokens),
-      layers: [],
-      hidden,
-    });
-    return answer.promptMs + answer.generateMs;
-  };
-  await theirs(true)();
-  const other = await abba({ baseline: theirs(false), cases: { memory: theirs(true) }, ...limits });
-  table.push(line("transformers", other.baseline, other.rounds, "memory", other.cases.memory.ratios));
-}
-printTable(["work and capture", "who", "plain tok/s", "cost against plain", "rounds"], table);
+const HOWS = ["memory", "stream", "mean", "file safetensors", "file arrow"];
+for (const work of args.work.split(",")) await measure(work);
 peer?.close();
 await model.dispose();
+
+/** One result: a prompt of --length tokens, or `work` requests that decode --steps tokens. */
+async function measure(work) {
+  const prefill = work === "prefill";
+  const maxTokens = prefill ? 0 : steps;
+  const ids = prompts(prefill ? 1 : Number(work), prefill ? Number(args.length) : 16, vocabSize);
+  const tokens = ids.map((each) => Int32Array.from(each));
+  const rows = tokens.reduce((sum, each) => sum + each.length + Math.max(0, maxTokens - 1), 0);
+  const limits = { rounds: Number(args.rounds) };
+  const plain = ours(tokens, maxTokens, "none");
+  const cases = Object.fromEntries(HOWS.map((how) => [how, ours(tokens, maxTokens, how)]));
+  await cases.memory();
+  await cases["file arrow"]();
+  const seconds = Number(args.seconds) * (peer === null ? 1 : 0.75);
+  const measured = await abba({ baseline: plain, cases: { none: plain, ...cases }, ...limits, seconds });
+  const line = (who, baseline, how, ratios) => [
+    how === "none" ? "none against itself (noise)" : how,
+    who,
+    fixed((rows * 1000) / median(baseline)),
+    costText(ratios),
+    ratios.length,
+  ];
+  const lines = Object.entries(measured.cases).map(([how, { ratios }]) =>
+    line("ours", measured.baseline, how, ratios),
+  );
+  if (peer !== null) {
+    const theirs = (hidden) => async () => {
+      const request = { do: "run", tokens: ids, steps: Math.max(1, maxTokens), layers: [], hidden };
+      const answer = await peer.ask(request);
+      return answer.promptMs + answer.generateMs;
+    };
+    await theirs(true)();
+    const other = await abba({
+      baseline: theirs(false),
+      cases: { none: theirs(false), memory: theirs(true) },
+      ...limits,
+      seconds: Number(args.seconds) / 4,
+    });
+    for (const [how, { ratios }] of Object.entries(other.cases))
+      lines.push(line("transformers", other.baseline, how, ratios));
+  }
+  const noise = summary(measured.cases.none.ratios);
+  publish(
+    {
+      name: `capture-${prefill ? "prefill" : `decode-${work}`}`,
+      addon,
+      lines: [
+        `${args.model} ${args.dtype}, ${threads} threads, all ${layers} layers, every token, ` +
+          (prefill
+            ? `a prompt of ${args.length} tokens`
+            : `${work} ${work === "1" ? "request" : "requests at once"}, prompt 16 and ${steps} greedy tokens`) +
+          `, ${((rows * layers * hiddenSize * 4) / 1e6).toFixed(1)} MB a run; ` +
+          (peer === null ? "no peer" : `peer: transformers ${python.version}, output_hidden_states=True`),
+      ],
+      tables: [{ header: ["capture", "who", "plain tok/s", "cost against plain", "rounds"], rows: lines }],
+      notes: [
+        `cost: A B B A between plain runs, median of the rounds' ratios and ${measured.rounds < 5 ? "their range" : "its 95 % bootstrap interval"}; differences below ${fixed(100 * Math.max(noise.high - 1, 1 - noise.low))} % are noise`,
+      ],
+    },
+    { save: args.save },
+  );
+}
