@@ -111,7 +111,9 @@ describe("streamed rows", () => {
       ...greedy(8),
       capture: { ...capture, chunkBytes: 0, onRows: joined.add },
     });
-    expect(warm.usage.cachedTokens).toBe(144);
+    // Whole blocks at the least; what is captured cannot come from the cache.
+    expect(warm.usage.cachedTokens).toBeGreaterThanOrEqual(128);
+    expect(warm.usage.cachedTokens).toBeLessThanOrEqual(150);
     joined.expectEqual(cold.captures!, "cached prefix");
     expect(joined.sites.get("layers.0")!.positions).toEqual(Array.from({ length: 57 }, (_, i) => 150 + i));
   });
