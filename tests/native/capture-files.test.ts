@@ -5,7 +5,7 @@ import { spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { Worker } from "node:worker_threads";
 import { tableFromIPC } from "apache-arrow";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -258,7 +258,7 @@ describe("a stream of prompts", () => {
   test("works in a worker thread, beside one on the main thread", async () => {
     const code = `
       import { parentPort } from "node:worker_threads";
-      import { SteerModel } from ${JSON.stringify(join(root, "dist/index.js"))};
+      import { SteerModel } from ${JSON.stringify(pathToFileURL(join(root, "dist/index.js")).href)};
       const model = await SteerModel.load("stories260k", { device: "cpu" });
       let sum = 0;
       const options = { sites: [1], maxTokens: 8, temperature: 0, chunkBytes: 0 };
@@ -266,7 +266,8 @@ describe("a stream of prompts", () => {
         for (const x of captures["layers.1"]?.data ?? []) sum += Math.abs(x);
       await model.dispose();
       parentPort.postMessage(sum);`;
-    const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(code)}`));
+    writeFileSync(file("worker.mjs"), code);
+    const worker = new Worker(file("worker.mjs"));
     const theirs = new Promise<number>((resolve, reject) => {
       worker.on("message", resolve).on("error", reject);
     });
