@@ -54,6 +54,7 @@ export {
   type MessageBoundary,
   type TemplateOptions,
 } from "./model/chat-template.ts";
+export { type ArchiveMetadata, type ConvertOptions, convert } from "./model/convert.ts";
 export type { StreamChunk, TextStream } from "./model/generation.ts";
 export type { LoadOptions } from "./model/load-options.ts";
 export { loadTokenizer } from "./model/load-tokenizer.ts";
@@ -77,6 +78,8 @@ export type {
 } from "./model/results.ts";
 export type { SamplingOptions } from "./model/sampling.ts";
 export { type MemoryUsage, SteerModel } from "./model/steer-model.ts";
+export { listModels, pullModel, type StoredModel } from "./model/store.ts";
+export type { StoredForm } from "./model/stored-form.ts";
 export { type DecodeOptions, type EncodeOptions, Tokenizer } from "./model/tokenizer.ts";
 export type { NativeDtype as Dtype, NativeStats as EngineStats } from "./native/contract.ts";
 export type { SteeringGate } from "./steering/gate.ts";

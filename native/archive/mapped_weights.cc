@@ -11,6 +11,7 @@
 #include <cstring>
 #include <limits>
 
+#include "archive/restore.h"
 #include "errors.h"
 #include "kernels/dequant.h"
 
@@ -59,6 +60,20 @@ void undo_rope_order(const char* in, char* out, int64_t rows, int64_t row_bytes,
     const int64_t from = head * head_dim + 2 * (within % half) + within / half;
     std::memcpy(out + row * row_bytes, in + from * row_bytes, static_cast<size_t>(row_bytes));
   }
+}
+
+constexpr int64_t kPartBytes = int64_t{8} << 20;
+
+StoredWeight view_of(const std::shared_ptr<Mapping>& owner, const char* bytes, const std::string& type,
+                     const std::vector<int64_t>& shape, int64_t total) {
+  StoredWeight weight;
+  weight.type = type;
+  weight.shape = shape;
+  const bool is_float = is_float_type(type);
+  const auto options = at::TensorOptions().dtype(is_float ? float_type(type) : at::kByte);
+  const std::vector<int64_t> stored_shape = is_float ? shape : std::vector<int64_t>{total};
+  weight.tensor = at::from_blob(const_cast<char*>(bytes), stored_shape, [owner](void*) {}, options);
+  return weight;
 }
 
 }  // namespace
@@ -121,15 +136,14 @@ void MappedWeights::release(const void* from, size_t bytes) const {
   for (const auto& mapping : scratch_) mapping->release(from, bytes);
 }
 
-StoredWeight MappedWeights::open(const WeightSource& source, const std::string& where) {
-  const Key key{source.file,       source.offset,    source.type, source.transpose,
-                source.rope_heads, source.row_start, source.rows};
-  if (auto found = opened_.find(key); found != opened_.end()) return found->second;
+std::shared_ptr<Mapping> MappedWeights::scratch(int64_t bytes) {
+  scratch_.push_back(Mapping::scratch(scratch_folder_, static_cast<size_t>(bytes)));
+  return scratch_.back();
+}
 
+MappedWeights::Bytes MappedWeights::locate(const WeightSource& source, const std::string& where) {
   if (source.shape.empty() || source.shape.size() > 4) contradiction(where, "1 to 4 dimensions are expected");
-  const int64_t elements = product(source.shape, where);
-  const bool is_float = is_float_type(source.type);
-  const int64_t expected = bytes_of(source.type, elements);
+  const int64_t expected = bytes_of(source.type, product(source.shape, where));
   if (expected <= 0) contradiction(where, text("type ", source.type, " is unknown or does not divide the shape"));
   if (expected != source.bytes)
     contradiction(where, text("expected ", expected, " bytes of ", source.type, ", got ", source.bytes));
@@ -138,48 +152,83 @@ StoredWeight MappedWeights::open(const WeightSource& source, const std::string& 
   if (source.offset < 0 || source.offset > size || source.bytes > size - source.offset)
     contradiction(where, text("bytes ", source.offset, " to ", source.offset + source.bytes, " are not in ",
                               source.file, " of ", size, " bytes"));
+  return {mapping, mapping->data() + source.offset, source.shape};
+}
 
-  std::vector<int64_t> shape = source.shape;
-  const char* bytes = mapping->data() + source.offset;
-  auto owner = mapping;
-  if (source.transpose) {
-    if (!is_float || shape.size() != 2) contradiction(where, "only F32, F16 and BF16 matrices can be transposed");
-    auto scratch = Mapping::scratch(scratch_folder_, static_cast<size_t>(source.bytes));
-    const auto options = at::TensorOptions().dtype(float_type(source.type));
-    at::Tensor in = at::from_blob(const_cast<char*>(bytes), shape, options);
-    std::swap(shape[0], shape[1]);
-    at::from_blob(scratch->data(), shape, options).copy_(in.t());
-    scratch_.push_back(scratch);
-    owner = scratch;
-    bytes = scratch->data();
+MappedWeights::Bytes MappedWeights::transposed(const WeightSource& source, const Bytes& from) {
+  const int64_t rows = from.shape[0];
+  const int64_t columns = from.shape[1];
+  const auto options = at::TensorOptions().dtype(float_type(source.type));
+  auto owner = scratch(source.bytes);
+  const at::Tensor out = at::from_blob(owner->data(), {columns, rows}, options);
+  // Rows of the source at a time, so that one of the two need never be in memory as a whole.
+  const int64_t row_bytes = bytes_of(source.type, columns);
+  const int64_t part = std::max<int64_t>(1, kPartBytes / row_bytes);
+  for (int64_t first = 0; first < rows; first += part) {
+    const int64_t count = std::min(part, rows - first);
+    char* in = const_cast<char*>(from.at) + first * row_bytes;
+    out.narrow(1, first, count).copy_(at::from_blob(in, {count, columns}, options).t());
+    from.owner->release(in, static_cast<size_t>(count * row_bytes));
   }
+  owner->release(owner->data(), owner->size());
+  return {owner, owner->data(), {columns, rows}};
+}
 
+MappedWeights::Bytes MappedWeights::in_half_order(const WeightSource& source, const Bytes& from, int64_t row_bytes,
+                                                  const std::string& where) {
+  const int64_t rows = from.shape[0];
+  if (rows % (2 * source.rope_heads) != 0)
+    contradiction(where, text(rows, " rows are not pairs of ", source.rope_heads, " heads"));
+  auto owner = scratch(rows * row_bytes);
+  undo_rope_order(from.at, owner->data(), rows, row_bytes, source.rope_heads);
+  release(from.at, static_cast<size_t>(rows * row_bytes));
+  owner->release(owner->data(), owner->size());
+  return {owner, owner->data(), from.shape};
+}
+
+StoredWeight MappedWeights::stored_as(const std::string& type, const StoredWeight& weight, const std::string& where) {
+  const int64_t bytes = restored_bytes(type, product(weight.shape, where));
+  if (bytes <= 0) contradiction(where, text("cannot be stored as ", type));
+  auto owner = scratch(bytes);
+  restore(weight, type, where, owner->data(),
+          [&](const char* from, size_t from_bytes, const char* to, size_t to_bytes) {
+            release(from, from_bytes);
+            owner->release(to, to_bytes);
+            if (restored_) restored_(static_cast<int64_t>(from_bytes));
+          });
+  return view_of(owner, owner->data(), type, weight.shape, bytes);
+}
+
+StoredWeight MappedWeights::open(const WeightSource& source, const std::string& where) {
+  const Key key{source.file,       source.offset,    source.type, source.transpose,
+                source.rope_heads, source.row_start, source.rows, source.store};
+  if (auto found = opened_.find(key); found != opened_.end()) return found->second;
+
+  const int64_t elements = product(source.shape, where);
+  Bytes bytes = locate(source, where);
+  if (source.transpose) {
+    if (!is_float_type(source.type) || bytes.shape.size() != 2)
+      contradiction(where, "only F32, F16 and BF16 matrices can be transposed");
+    bytes = transposed(source, bytes);
+  }
+  std::vector<int64_t>& shape = bytes.shape;
   const int64_t row_bytes = shape.size() == 1 ? bytes_of(source.type, 1) : bytes_of(source.type, elements / shape[0]);
   const int64_t rows = source.rows < 0 ? shape[0] - source.row_start : source.rows;
   if (rows != shape[0] || source.rope_heads > 0) {
     if (row_bytes <= 0) contradiction(where, text("rows of ", source.type, " are not whole blocks"));
     if (source.row_start < 0 || rows <= 0 || source.row_start + rows > shape[0])
       contradiction(where, text("rows ", source.row_start, " to ", source.row_start + rows, " of ", shape[0]));
-    bytes += source.row_start * row_bytes;
+    bytes.at += source.row_start * row_bytes;
     shape[0] = rows;
   }
   const int64_t total = row_bytes > 0 ? rows * row_bytes : source.bytes;
-  if (source.rope_heads > 0) {
-    if (rows % (2 * source.rope_heads) != 0)
-      contradiction(where, text(rows, " rows are not pairs of ", source.rope_heads, " heads"));
-    auto scratch = Mapping::scratch(scratch_folder_, static_cast<size_t>(total));
-    undo_rope_order(bytes, scratch->data(), rows, row_bytes, source.rope_heads);
-    scratch_.push_back(scratch);
-    owner = scratch;
-    bytes = scratch->data();
-  }
+  if (source.rope_heads > 0) bytes = in_half_order(source, bytes, row_bytes, where);
 
-  StoredWeight weight;
-  weight.type = source.type;
-  weight.shape = shape;
-  const auto options = at::TensorOptions().dtype(is_float ? float_type(source.type) : at::kByte);
-  const std::vector<int64_t> stored_shape = is_float ? shape : std::vector<int64_t>{total};
-  weight.tensor = at::from_blob(const_cast<char*>(bytes), stored_shape, [owner](void*) {}, options);
+  StoredWeight weight = view_of(bytes.owner, bytes.at, source.type, bytes.shape, total);
+  if (!source.store.empty() && source.store != source.type) {
+    weight = stored_as(source.store, weight, where);
+    std::erase(scratch_, bytes.owner);  // what was turned or reordered on the way
+  }
   opened_.emplace(key, weight);
   return weight;
 }

@@ -14,7 +14,7 @@
 namespace chatspace {
 
 // Where a weight's bytes lie, and what is done to them on the way into the archive, in this order:
-// transpose, take rows, undo the interleaved rope order.
+// transpose, take rows, undo the interleaved rope order, bring into another element type.
 struct WeightSource {
   std::string file;
   int64_t offset = 0;
@@ -26,6 +26,7 @@ struct WeightSource {
   int64_t row_start = 0;
   int64_t rows = -1;           // -1 = all
   double addend = 0.0;         // added at load, one dimension only
+  std::string store;           // F32, F16, BF16, Q8_0 or Q4_1: stored so; matrices only. "" = as it is
 };
 
 struct WeightPlan {
@@ -52,6 +53,7 @@ struct ConvertPlan {
   std::vector<std::pair<std::string, std::string>> sources;  // kind, TorchScript source
   std::vector<ModulePlan> modules;
   std::string cache;  // spec of the KVCache
+  std::string dtype;  // what loading with dtype "auto" takes; "" = the dtype of most matrices
   std::vector<std::pair<std::string, std::string>> extra_files;
 };
 

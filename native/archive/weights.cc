@@ -35,13 +35,23 @@ struct Entry {
   throw Error("ERR_ARCHIVE_WEIGHTS", text("weight ", path, " of the archive: ", message), {{"weight", path}});
 }
 
-std::vector<Entry> parse(const std::string& table) {
+struct Table {
+  std::string dtype;  // what "auto" stands for; "" = that of most elements
+  std::vector<Entry> entries;
+};
+
+Table parse(const std::string& table) {
   std::istringstream lines(table);
   std::string line;
   if (!std::getline(lines, line) || line != "chatspace-weights 1")
     throw Error("ERR_ARCHIVE_WEIGHTS", text("the archive's ", kWeightsTable, " is not of version 1"));
-  std::vector<Entry> entries;
+  Table parsed;
+  std::vector<Entry>& entries = parsed.entries;
   while (std::getline(lines, line)) {
+    if (entries.empty() && line.rfind("dtype ", 0) == 0) {
+      parsed.dtype = line.substr(6);
+      continue;
+    }
     std::istringstream fields(line);
     Entry entry;
     if (!(fields >> entry.path >> entry.type >> entry.addend)) mismatch(line, "unreadable line");
@@ -54,7 +64,7 @@ std::vector<Entry> parse(const std::string& table) {
     if (entry.shape.empty() || !fields.eof()) mismatch(entry.path, "unreadable shape");
     entries.push_back(std::move(entry));
   }
-  return entries;
+  return parsed;
 }
 
 // Block type -> dtype, on all threads of the pool. Half precision goes through a small buffer, so that
@@ -156,8 +166,12 @@ at::Tensor in_blocks(const Entry& entry, const at::Tensor& stored, Quantize quan
 }  // namespace
 
 at::ScalarType stored_dtype(const std::string& table) {
+  const Table parsed = parse(table);
+  if (parsed.dtype == "float32") return at::kFloat;
+  if (parsed.dtype == "float16") return at::kHalf;
+  if (parsed.dtype == "bfloat16") return at::kBFloat16;
   std::map<at::ScalarType, int64_t> elements;
-  for (const Entry& entry : parse(table))
+  for (const Entry& entry : parsed.entries)
     if (entry.shape.size() > 1)
       elements[is_float_type(entry.type) ? float_type(entry.type) : at::kFloat] += entry.elements();
   at::ScalarType most = at::kFloat;
@@ -169,7 +183,7 @@ at::ScalarType stored_dtype(const std::string& table) {
 void materialize_weights(torch::jit::Module& root, const std::string& table, at::ScalarType dtype, at::Device device,
                          Quantize quantize) {
   const at::NoGradGuard no_grad;
-  const std::vector<Entry> entries = parse(table);
+  const std::vector<Entry> entries = parse(table).entries;
 
   // Weights over the same bytes are one weight: where the first one went. Counted first, so that the
   // bytes can go as soon as nobody needs them.

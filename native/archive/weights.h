@@ -20,7 +20,8 @@ enum class Quantize {
   kInt4,    // Q4_1 for the layers, Q8_0 for the embedding table and the head
 };
 
-// The dtype "auto" stands for: that of most elements of the matrices; block types count as float32.
+// The dtype "auto" stands for: what the converter wrote down (it does when it quantises), else that of most
+// elements of the matrices; block types count as float32.
 at::ScalarType stored_dtype(const std::string& table);
 
 // Replaces every weight of `root` by its values: block types are dequantised, matrices become `dtype`,

@@ -15,8 +15,10 @@
 #include <map>
 #include <set>
 #include <string_view>
+#include <tuple>
 
 #include "archive/mapped_weights.h"
+#include "archive/restore.h"
 #include "errors.h"
 #include "ops/kv_cache.h"
 
@@ -43,7 +45,10 @@ class ModuleBuilder {
         weights_(weights),
         unit_(std::make_shared<torch::jit::CompilationUnit>()),
         cache_(c10::make_intrusive<KVCache>(plan.cache)),
-        cache_type_(torch::getCustomClassType<c10::intrusive_ptr<KVCache>>()) {}
+        cache_type_(torch::getCustomClassType<c10::intrusive_ptr<KVCache>>()),
+        table_("chatspace-weights 1\n") {
+    if (!plan.dtype.empty()) table_ += text("dtype ", plan.dtype, '\n');
+  }
 
   Module build() {
     for (const ModulePlan& module : plan_.modules) add(module);
@@ -53,9 +58,8 @@ class ModuleBuilder {
     return root->second;
   }
 
-  // "chatspace-weights 1", then a line a weight: PATH TYPE ADDEND DIM...
+  // "chatspace-weights 1", "dtype DTYPE" where the plan says one, then a line a weight: PATH TYPE ADDEND DIM...
   const std::string& table() const { return table_; }
-  int64_t bytes() const { return bytes_; }
 
  private:
   struct Slot {
@@ -144,8 +148,6 @@ class ModuleBuilder {
     table_ += text(where, ' ', stored.type, ' ', addend);
     for (int64_t size : stored.shape) table_ += text(' ', size);
     table_ += '\n';
-    if (counted_.insert(stored.tensor.unsafeGetTensorImpl()).second)
-      bytes_ += static_cast<int64_t>(stored.tensor.nbytes());
     slot.value = stored.tensor;
     return slot;
   }
@@ -182,9 +184,7 @@ class ModuleBuilder {
   c10::TypePtr cache_type_;
   std::map<std::string, Module> modules_;
   std::map<std::string, c10::ClassTypePtr> classes_;
-  std::string table_ = "chatspace-weights 1\n";
-  int64_t bytes_ = 0;
-  std::set<const void*> counted_;
+  std::string table_;
 };
 
 // The file under a temporary name in the folder of the final one. Removed unless committed.
@@ -242,11 +242,47 @@ class PendingFile {
   int fd_ = -1;
 };
 
+// Bytes of the sources that are brought into another type, and bytes that are written; equal sources once.
+std::pair<int64_t, int64_t> work_of(const ConvertPlan& plan) {
+  std::set<std::tuple<std::string, int64_t, int64_t, std::string>> seen;
+  std::pair<int64_t, int64_t> work{0, 0};
+  for (const ModulePlan& module : plan.modules) {
+    for (const WeightPlan& weight : module.weights) {
+      if (!weight.source) continue;
+      const WeightSource& source = *weight.source;
+      if (!seen.emplace(source.file, source.offset, source.row_start, source.store).second) continue;
+      const int64_t all = std::max<int64_t>(1, source.shape.empty() ? 1 : source.shape[source.transpose ? 1 : 0]);
+      const int64_t taken = source.rows < 0 ? source.bytes : source.bytes / all * source.rows;
+      if (source.store.empty() || source.store == source.type) {
+        work.second += taken;
+        continue;
+      }
+      int64_t elements = source.rows < 0 ? all : source.rows;
+      for (size_t i = 0; i < source.shape.size(); ++i)
+        if (i != (source.transpose ? size_t{1} : size_t{0})) elements *= source.shape[i];
+      work.first += taken;
+      work.second += restored_bytes(source.store, elements);
+    }
+  }
+  return work;
+}
+
 }  // namespace
 
 void write_archive(const ConvertPlan& plan, const ConvertProgress& progress) {
+  const auto [to_restore, to_write] = work_of(plan);
+  const int64_t total = to_restore + to_write;
+  constexpr size_t kChunk = size_t{8} << 20;
+  int64_t done = 0;
+  int64_t reported = 0;
+  const auto advance = [&](int64_t bytes) {
+    done += bytes;
+    if (!progress || done - reported < static_cast<int64_t>(kChunk / 2)) return;
+    reported = done;
+    progress(std::min(done, total), total);
+  };
   PendingFile file(plan.output);
-  MappedWeights weights(PendingFile::folder_of(plan.output));
+  MappedWeights weights(PendingFile::folder_of(plan.output), advance);
   ModuleBuilder builder(plan, weights);
   const Module root = builder.build();
 
@@ -257,10 +293,6 @@ void write_archive(const ConvertPlan& plan, const ConvertProgress& progress) {
   // torch's writer finishes the zip in its destructor, so an exception from the sink would end the
   // process. The first failure is kept, the rest of the bytes are swallowed, and it is thrown after.
   std::exception_ptr failure;
-  int64_t done = 0;
-  int64_t reported = 0;
-  const int64_t total = builder.bytes();
-  constexpr size_t kChunk = size_t{8} << 20;
   const auto sink = [&](const void* data, size_t bytes) -> size_t {
     if (failure || data == nullptr) return bytes;
     try {
@@ -269,10 +301,7 @@ void write_archive(const ConvertPlan& plan, const ConvertProgress& progress) {
         const size_t part = std::min(kChunk, bytes - at);
         file.write(from + at, part);
         weights.release(from + at, part);
-        done += static_cast<int64_t>(part);
-        if (!progress || done - reported < static_cast<int64_t>(kChunk / 2)) continue;
-        reported = done;
-        progress(std::min(done, total), total);
+        advance(static_cast<int64_t>(part));
       }
     } catch (...) {
       failure = std::current_exception();

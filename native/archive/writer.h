@@ -14,8 +14,8 @@ namespace chatspace {
 using ConvertProgress = std::function<void(int64_t bytes_done, int64_t bytes_total)>;
 
 // Compiles the sources, maps the weight files and streams them into plan.output. Weights are stored as
-// in the source: F32, F16 and BF16 as tensors, block types as their bytes (uint8, one dimension), with
-// the real type and shape in the extra file "weights.txt". Nothing is left behind on failure; on
+// in the source, or as their `store` says: F32, F16 and BF16 as tensors, block types as their bytes (uint8, one
+// dimension), with the real type and shape in the extra file "weights.txt". Nothing is left behind on failure; on
 // success the file is complete and on disk under its final name.
 //
 // Memory: pages of the source and of the scratch file are dropped as they are written, so the peak is

@@ -127,6 +127,7 @@ WeightSource to_source(const Fields& fields) {
   source.row_start = fields.integer("rowStart");
   source.rows = fields.integer("rows");
   source.addend = fields.number("addend");
+  source.store = fields.string("store");
   return source;
 }
 
@@ -195,6 +196,7 @@ RequestSpec to_request(const Fields& fields) {
 ConvertPlan to_convert_plan(const Fields& fields) {
   ConvertPlan plan;
   plan.output = fields.string("output");
+  plan.dtype = fields.string("dtype");
   for (const Fields& source : fields.objects("sources")) {
     plan.sources.emplace_back(source.string("kind"), source.string("text"));
   }

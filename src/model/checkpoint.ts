@@ -20,11 +20,13 @@ export interface Checkpoint {
 
 /**
  * Reads a Hugging Face folder: config.json and single or sharded safetensors, or pytorch_model.bin where
- * there are none. Throws ERR_CHECKPOINT, ERR_CONFIG, ERR_SAFETENSORS, ERR_TORCH_SAVE.
+ * there are none. Throws ERR_CHECKPOINT, ERR_CHECKPOINT_QUANTIZED, ERR_CONFIG, ERR_SAFETENSORS, ERR_TORCH_SAVE.
  */
 export function openHuggingFace(folder: string): Checkpoint {
   const configPath = join(folder, "config.json");
-  const config = textConfig(new ConfigReader(configPath, readJson(configPath)));
+  const whole = new ConfigReader(configPath, readJson(configPath));
+  refuseQuantized(whole);
+  const config = textConfig(whole);
   const { format, files } = weightFiles(folder);
   const weights = new Map<string, CheckpointWeight>();
   for (const file of files) {
@@ -35,6 +37,24 @@ export function openHuggingFace(folder: string): Checkpoint {
     }
   }
   return { format, config, weights, files };
+}
+
+// GPTQ, AWQ, bitsandbytes and the like pack their matrices in ways of their own.
+function refuseQuantized(config: ConfigReader): void {
+  const quantization = config.object("quantization_config");
+  if (!quantization) return;
+  const method = String(quantization.raw("quant_method") ?? "not named");
+  throw new ModelError(
+    "ERR_CHECKPOINT_QUANTIZED",
+    `${config.file}: expected float weights, got quantization_config (${method})`,
+    {
+      details: { file: config.file, method },
+      remedies: [
+        "Take the repository with the float weights; `convert --quantize int8|int4` makes them small.",
+        "Or take a GGUF file of the model, whose 4- and 8-bit blocks are run as they are.",
+      ],
+    },
+  );
 }
 
 // Models that also see images keep the decoder's config one level down.

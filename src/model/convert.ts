@@ -13,6 +13,7 @@ import { ArchiveBuilder } from "./families/builder.ts";
 import { familyOf } from "./families/index.ts";
 import { readFamilySource } from "./families/source.ts";
 import { openGguf } from "./gguf-checkpoint.ts";
+import { checkStoredForm, type StoredForm, storeAs } from "./stored-form.ts";
 import { ggufTokenizerFiles, huggingFaceTokenizerFiles, type TokenizerBundle } from "./tokenizer-files.ts";
 
 /** Part of the cache key of converted models; raised when archives are written differently. */
@@ -42,6 +43,8 @@ export interface ArchiveMetadata {
     /** Commit there. */
     revision?: string;
   };
+  /** What was asked for at conversion, where it was not the source's own types. */
+  stored?: { dtype: string; quantize: "none" | "int8" | "int4" };
   createdBy: string;
   /** By attribute path; type as stored (F32, Q4_1, ...), shape in elements. */
   weights: Record<string, { type: string; shape: number[] }>;
@@ -58,8 +61,8 @@ export interface ConversionPlan {
   metadata: ArchiveMetadata;
 }
 
-export interface ConvertOptions {
-  /** Bytes of weights written, of all. */
+export interface ConvertOptions extends StoredForm {
+  /** Bytes of weights done, of all: those brought into another type and those written. */
   onProgress?: (bytesDone: number, bytesTotal: number) => void;
   /** Looked at before each stage; the writing itself runs to its end. */
   signal?: AbortSignal;
@@ -70,20 +73,24 @@ export interface ConvertOptions {
 }
 
 /** The plan of a Hugging Face folder. Throws ERR_CHECKPOINT, ERR_CONFIG, ERR_FAMILY_UNKNOWN, ERR_WEIGHTS_MISSING, ERR_WEIGHTS_SHAPE. */
-export function planFromHuggingFace(folder: string): ConversionPlan {
+export function planFromHuggingFace(folder: string, form: StoredForm = {}): ConversionPlan {
   const checkpoint = openHuggingFace(folder);
-  return planOf(folder, checkpoint, huggingFaceTokenizerFiles(folder, checkpoint.config));
+  return planOf(folder, checkpoint, huggingFaceTokenizerFiles(folder, checkpoint.config), form);
 }
 
 /** The plan of a GGUF file. Throws as planFromHuggingFace, and ERR_GGUF, ERR_GGUF_ARCHITECTURE, ERR_GGUF_TOKENIZER. */
-export function planFromGguf(file: string): ConversionPlan {
+export function planFromGguf(file: string, form: StoredForm = {}): ConversionPlan {
   const checkpoint = openGguf(file);
-  return planOf(file, checkpoint, ggufTokenizerFiles(file, checkpoint.header));
+  return planOf(file, checkpoint, ggufTokenizerFiles(file, checkpoint.header), form);
 }
 
 /**
- * Converts a Hugging Face folder or a GGUF file into an archive at `output`, atomically.
+ * Converts a Hugging Face folder or a GGUF file into an archive at `output`, atomically: its weights as
+ * they are, or with `dtype` and `quantize` its matrices otherwise (then they load as they are stored).
  * The archive names its source files with their sha256.
+ *
+ * Throws what planFrom() throws, ERR_CONVERT_READ, ERR_CONVERT_WRITE, TypeError for other words of
+ * `dtype` and `quantize`; signal.reason.
  */
 export async function convert(
   source: string,
@@ -93,7 +100,7 @@ export async function convert(
   const { signal } = options;
   signal?.throwIfAborted();
   const addon = loadAddon();
-  const { plan, metadata } = planFrom(source);
+  const { plan, metadata } = planFrom(source, options);
   for (const file of metadata.source.files) {
     const path = statSync(source).isDirectory() ? join(source, file.name) : source;
     file.sha256 = options.sha256?.[file.name] ?? (await sha256OfFile(path, signal));
@@ -108,10 +115,10 @@ export async function convert(
 }
 
 /** The plan of whatever the path is. Throws ERR_CHECKPOINT when it is neither. */
-export function planFrom(source: string): ConversionPlan {
+export function planFrom(source: string, form: StoredForm = {}): ConversionPlan {
   const info = statSync(source, { throwIfNoEntry: false });
-  if (info?.isDirectory()) return planFromHuggingFace(source);
-  if (info?.isFile() && (source.endsWith(".gguf") || isGguf(source))) return planFromGguf(source);
+  if (info?.isDirectory()) return planFromHuggingFace(source, form);
+  if (info?.isFile() && (source.endsWith(".gguf") || isGguf(source))) return planFromGguf(source, form);
   throw new ModelError(
     "ERR_CHECKPOINT",
     `${source}: expected a Hugging Face folder or a .gguf file, got ${info ? "something else" : "nothing there"}`,
@@ -131,13 +138,20 @@ export async function sha256OfFile(path: string, signal?: AbortSignal): Promise<
 
 const METADATA_FILE = "chatspace.json";
 
-function planOf(where: string, checkpoint: Checkpoint, tokenizer: TokenizerBundle): ConversionPlan {
+function planOf(
+  where: string,
+  checkpoint: Checkpoint,
+  tokenizer: TokenizerBundle,
+  wanted: StoredForm,
+): ConversionPlan {
+  const form = checkStoredForm(wanted);
   const { config, format, files } = checkpoint;
   const modelType = config.string("model_type");
   const family = familyOf(config.file, modelType);
   const build = new ArchiveBuilder(checkpoint.weights);
   const { experts = 0, ...shape } = family.plan(config, build);
   const { modules, cache } = build.finish(where);
+  const dtype = storeAs(modules, form);
   const metadata: ArchiveMetadata = {
     format: ARCHIVE_FORMAT,
     family: family.source,
@@ -154,6 +168,7 @@ function planOf(where: string, checkpoint: Checkpoint, tokenizer: TokenizerBundl
       format,
       files: files.map((file) => ({ name: basename(file), bytes: statSync(file).size, sha256: null })),
     },
+    ...(form.dtype === "auto" && form.quantize === "none" ? {} : { stored: form }),
     createdBy: `chatspace-steer ${packageVersion()}`,
     weights: weightTable(modules),
   };
@@ -162,6 +177,7 @@ function planOf(where: string, checkpoint: Checkpoint, tokenizer: TokenizerBundl
     plan: {
       sources: readFamilySource(family.source, { layers: shape.layers, experts }),
       modules,
+      dtype,
       cache,
       extraFiles: [{ name: METADATA_FILE, bytes: encodeJson(metadata) }, ...tokenizer.files],
     },
@@ -175,7 +191,7 @@ function weightTable(modules: NativeConvertPlan["modules"]): ArchiveMetadata["we
       if (!source) continue;
       const shape = source.transpose ? [...source.shape].reverse() : [...source.shape];
       if (source.rows >= 0) shape[0] = source.rows;
-      table[path === "" ? name : `${path}.${name}`] = { type: source.type, shape };
+      table[path === "" ? name : `${path}.${name}`] = { type: source.store || source.type, shape };
     }
   }
   return table;

@@ -15,6 +15,8 @@ export interface GgufArchitecture {
   added?: boolean;
   /** Matrices are turned against the checkpoint's own order. */
   turned?: boolean;
+  /** Tensors [experts, rows, columns] -> one matrix an expert; {e} is the expert. */
+  experts?: Readonly<Record<string, string>>;
   config?(read: GgufReader): Record<string, unknown>;
 }
 
@@ -62,6 +64,46 @@ const GPT2_NAMES = {
   "blk.{i}.ffn_down": "transformer.h.{i}.mlp.c_proj",
 };
 
+const QWEN3_MOE_NAMES = { ...LLAMA_NAMES, "blk.{i}.ffn_gate_inp": "model.layers.{i}.mlp.gate" };
+const QWEN3_MOE_EXPERTS = {
+  "blk.{i}.ffn_gate_exps": "model.layers.{i}.mlp.experts.{e}.gate_proj",
+  "blk.{i}.ffn_up_exps": "model.layers.{i}.mlp.experts.{e}.up_proj",
+  "blk.{i}.ffn_down_exps": "model.layers.{i}.mlp.experts.{e}.down_proj",
+};
+const MIXTRAL_NAMES = { ...LLAMA_NAMES, "blk.{i}.ffn_gate_inp": "model.layers.{i}.block_sparse_moe.gate" };
+const MIXTRAL_EXPERTS = {
+  "blk.{i}.ffn_gate_exps": "model.layers.{i}.block_sparse_moe.experts.{e}.w1",
+  "blk.{i}.ffn_up_exps": "model.layers.{i}.block_sparse_moe.experts.{e}.w3",
+  "blk.{i}.ffn_down_exps": "model.layers.{i}.block_sparse_moe.experts.{e}.w2",
+};
+
+const NEOX_NAMES = {
+  token_embd: "gpt_neox.embed_in",
+  output: "embed_out",
+  output_norm: "gpt_neox.final_layer_norm",
+  "blk.{i}.attn_norm": "gpt_neox.layers.{i}.input_layernorm",
+  "blk.{i}.attn_qkv": "gpt_neox.layers.{i}.attention.query_key_value",
+  "blk.{i}.attn_output": "gpt_neox.layers.{i}.attention.dense",
+  "blk.{i}.ffn_norm": "gpt_neox.layers.{i}.post_attention_layernorm",
+  "blk.{i}.ffn_up": "gpt_neox.layers.{i}.mlp.dense_h_to_4h",
+  "blk.{i}.ffn_down": "gpt_neox.layers.{i}.mlp.dense_4h_to_h",
+};
+
+// Mixtral is written as "llama" too; its experts show in the metadata.
+const MIXTRAL: GgufArchitecture = {
+  modelType: "mixtral",
+  names: MIXTRAL_NAMES,
+  experts: MIXTRAL_EXPERTS,
+  interleaved: true,
+  config: expertConfig,
+};
+
+/** What a file is written as, or undefined where no family of ours reads it. */
+export function ggufArchitecture(name: string, experts: unknown): GgufArchitecture | undefined {
+  if (name === "llama" && typeof experts === "number" && experts > 0) return MIXTRAL;
+  return Object.hasOwn(GGUF_ARCHITECTURES, name) ? GGUF_ARCHITECTURES[name] : undefined;
+}
+
 export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
   llama: { modelType: "llama", names: LLAMA_NAMES, interleaved: true, config: llamaConfig },
   qwen2: { modelType: "qwen2", names: LLAMA_NAMES },
@@ -73,6 +115,13 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
   olmo2: { modelType: "olmo2", names: GEMMA_NAMES },
   phi3: { modelType: "phi3", names: PHI3_NAMES, config: phi3Config },
   gpt2: { modelType: "gpt2", names: GPT2_NAMES, turned: true, config: gpt2Config },
+  gptneox: { modelType: "gpt_neox", names: NEOX_NAMES, config: neoxConfig },
+  qwen3moe: {
+    modelType: "qwen3_moe",
+    names: QWEN3_MOE_NAMES,
+    experts: QWEN3_MOE_EXPERTS,
+    config: expertConfig,
+  },
 };
 
 // Mistral is written as "llama" too, and biases show in the tensors alone.
@@ -81,6 +130,31 @@ function llamaConfig(read: GgufReader): Record<string, unknown> {
     attention_bias: read.header.tensors.has("blk.0.attn_q.bias"),
     mlp_bias: read.header.tensors.has("blk.0.ffn_gate.bias"),
     hidden_act: "silu",
+  };
+}
+
+function expertConfig(read: GgufReader): Record<string, unknown> {
+  return {
+    num_local_experts: read.number("expert_count"),
+    num_experts_per_tok: read.number("expert_used_count"),
+    moe_intermediate_size: read.optional("expert_feed_forward_length") ?? read.number("feed_forward_length"),
+    // llama.cpp knows no other way for these two.
+    norm_topk_prob: true,
+    hidden_act: "silu",
+  };
+}
+
+function neoxConfig(read: GgufReader): Record<string, unknown> {
+  const headDim = read.number("embedding_length") / read.number("attention.head_count");
+  const parallel = read.header.metadata.get("gptneox.use_parallel_residual");
+  return {
+    layer_norm_eps: read.optional("attention.layer_norm_epsilon"),
+    rotary_pct: (read.optional("rope.dimension_count") ?? headDim) / headDim,
+    use_parallel_residual: typeof parallel === "boolean" ? parallel : true,
+    attention_bias: read.header.tensors.has("blk.0.attn_qkv.bias"),
+    hidden_act: "gelu",
+    // All q, all k, all v, where a checkpoint has q, k and v of a head side by side.
+    qkv_by_head: false,
   };
 }
 

@@ -4,18 +4,18 @@
 // is noted per weight, so that the families need not know where a checkpoint came from.
 
 import { ModelError } from "../errors.ts";
-import { type GgufHeader, readGgufHeader } from "../formats/gguf.ts";
+import { type GgufEntry, type GgufHeader, readGgufHeader } from "../formats/gguf.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import type { CheckpointWeight } from "./families/builder.ts";
 import { ConfigReader } from "./families/config-reader.ts";
-import { GGUF_ARCHITECTURES, type GgufArchitecture } from "./gguf-architectures.ts";
+import { GGUF_ARCHITECTURES, type GgufArchitecture, ggufArchitecture } from "./gguf-architectures.ts";
 import { GgufReader } from "./gguf-reader.ts";
 
 /** Reads a GGUF file. Throws ERR_GGUF, ERR_CONFIG, ERR_GGUF_ARCHITECTURE. */
 export function openGguf(file: string): Checkpoint & { header: GgufHeader } {
   const header = readGgufHeader(file);
   const name = String(header.metadata.get("general.architecture"));
-  const architecture = Object.hasOwn(GGUF_ARCHITECTURES, name) ? GGUF_ARCHITECTURES[name] : undefined;
+  const architecture = ggufArchitecture(name, header.metadata.get(`${name}.expert_count`));
   if (!architecture) {
     const known = Object.keys(GGUF_ARCHITECTURES);
     throw new ModelError(
@@ -34,7 +34,8 @@ export function openGguf(file: string): Checkpoint & { header: GgufHeader } {
   const kvHeads = read.optional("attention.head_count_kv") ?? heads;
   const weights = new Map<string, CheckpointWeight>();
   for (const entry of header.tensors.values()) {
-    const hubName = huggingFaceName(architecture, entry.name);
+    for (const [expert, weight] of expertWeights(architecture, file, entry)) weights.set(expert, weight);
+    const hubName = huggingFaceName(architecture.names, entry.name);
     if (!hubName) continue;
     const isQuery = /\.attn_q\.(weight|bias)$/.test(entry.name);
     const isKey = /\.attn_k\.(weight|bias)$/.test(entry.name);
@@ -53,12 +54,29 @@ export function openGguf(file: string): Checkpoint & { header: GgufHeader } {
   return { format: "gguf", config: new ConfigReader(file, config), weights, files: [file], header };
 }
 
-function huggingFaceName(architecture: GgufArchitecture, name: string): string | null {
+// The matrices of all experts lie in one tensor, one after the other.
+function* expertWeights(
+  architecture: GgufArchitecture,
+  file: string,
+  { name, offset, bytes, type, shape }: GgufEntry,
+): Generator<[string, CheckpointWeight]> {
+  const pattern = architecture.experts && huggingFaceName(architecture.experts, name);
+  const [experts = 0, ...matrix] = shape;
+  if (!pattern || matrix.length !== 2) return;
+  const each = bytes / experts;
+  for (let index = 0; index < experts; index++)
+    yield [
+      pattern.replace("{e}", String(index)),
+      { file, offset: offset + index * each, bytes: each, type, shape: matrix },
+    ];
+}
+
+function huggingFaceName(names: Readonly<Record<string, string>>, name: string): string | null {
   const parts = /^(.*)\.(weight|bias)$/.exec(name);
   if (!parts) return null;
   const layer = /^blk\.(\d+)\./.exec(parts[1]!)?.[1];
   const pattern = layer === undefined ? parts[1]! : parts[1]!.replace(`blk.${layer}.`, "blk.{i}.");
-  const hub = Object.hasOwn(architecture.names, pattern) ? architecture.names[pattern]! : null;
+  const hub = Object.hasOwn(names, pattern) ? names[pattern]! : null;
   return hub === null ? null : `${hub.replace("{i}", layer ?? "")}.${parts[2]}`;
 }
 

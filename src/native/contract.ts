@@ -325,6 +325,8 @@ export interface NativeWeightSource {
   rows: number;
   /** Added to every element at load (Gemma's 1 + w norms); 1-D weights only. */
   addend: number;
+  /** F32, F16, BF16, Q8_0 or Q4_1: stored so, matrices only, after the rest; "" = as it is. */
+  store: string;
 }
 
 /** One module instance of an archive to be written. */
@@ -345,6 +347,8 @@ export interface NativeConvertPlan {
   /** TorchScript source by module kind. */
   sources: { kind: string; text: string }[];
   modules: NativeModulePlan[];
+  /** What loading with dtype "auto" takes; "" = the dtype of most matrices, float32 for block types. */
+  dtype: NativeDtype | "";
   /**
    * Attention and rotary specs of the KV cache, one object shared by every module whose source reads
    * `self.kv`. Text, numbers as %.9g:
@@ -362,6 +366,7 @@ export interface NativeAddon {
   /** Instruction sets found and used, cores this process may use, CUDA devices (empty without CUDA). */
   machine(): { isa: string; cores: number; cuda: { index: number; name: string; bytes: number }[] };
   load(options: NativeLoadOptions): Promise<NativeModel>;
+  /** Progress: source bytes brought into another type, then bytes written, of the sum of both. */
   convert(
     plan: NativeConvertPlan,
     onProgress: (bytesDone: number, bytesTotal: number) => void,

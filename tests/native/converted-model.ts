@@ -2,14 +2,18 @@
 // Runs a converted archive through the addon alone, for tests of the conversion.
 
 import { expect } from "vitest";
-import type { NativeDoneEvent, NativeModel } from "../../src/native/contract.ts";
+import type { NativeDoneEvent, NativeDtype, NativeModel, NativeQuantize } from "../../src/native/contract.ts";
 import { loadAddon } from "../../src/native/loader.ts";
 
-export function load(path: string): Promise<NativeModel> {
+export function load(
+  path: string,
+  form: { dtype?: NativeDtype | "auto"; quantize?: NativeQuantize } = {},
+): Promise<NativeModel> {
   return loadAddon().load({
     path,
     device: "cpu",
-    dtype: "auto",
+    dtype: form.dtype ?? "auto",
+    quantize: form.quantize ?? "none",
     threads: 2,
     layersPath: null,
     tokenBudget: 64,

@@ -24,6 +24,18 @@ const LAYER_NAMES: Record<string, string> = {
   "mlp.down_proj": "ffn_down",
   "self_attn.qkv_proj": "attn_qkv",
   "mlp.gate_up_proj": "ffn_up",
+  "mlp.gate": "ffn_gate_inp",
+  "block_sparse_moe.gate": "ffn_gate_inp",
+  "mlp.experts.gate_proj": "ffn_gate_exps",
+  "mlp.experts.up_proj": "ffn_up_exps",
+  "mlp.experts.down_proj": "ffn_down_exps",
+  "block_sparse_moe.experts.w1": "ffn_gate_exps",
+  "block_sparse_moe.experts.w3": "ffn_up_exps",
+  "block_sparse_moe.experts.w2": "ffn_down_exps",
+  "attention.query_key_value": "attn_qkv",
+  "attention.dense": "attn_output",
+  "mlp.dense_h_to_4h": "ffn_up",
+  "mlp.dense_4h_to_h": "ffn_down",
 };
 const AROUND_NAMES: Record<string, string> = {
   ...LAYER_NAMES,
@@ -35,11 +47,14 @@ const ROOT_NAMES: Record<string, string> = {
   "model.embed_tokens": "token_embd",
   "model.norm": "output_norm",
   lm_head: "output",
+  "gpt_neox.embed_in": "token_embd",
+  "gpt_neox.final_layer_norm": "output_norm",
+  embed_out: "output",
 };
 
 function ggufName(name: string, architecture: string): string {
   const layerNames = /gemma|olmo/.test(architecture) ? AROUND_NAMES : LAYER_NAMES;
-  const [, layer, inner, kind] = /^(?:model\.layers\.(\d+)\.)?(.*)\.(weight|bias)$/.exec(name)!;
+  const [, layer, inner, kind] = /^(?:(?:model|gpt_neox)\.layers\.(\d+)\.)?(.*)\.(weight|bias)$/.exec(name)!;
   return layer === undefined ? `${ROOT_NAMES[inner!]}.${kind}` : `blk.${layer}.${layerNames[inner!]}.${kind}`;
 }
 
@@ -57,12 +72,64 @@ function interleave(tensor: FormatTensor, heads: number): FormatTensor {
   return { ...tensor, data };
 }
 
+/** GPT-NeoX's rows [head, (q, k, v), width] as [(q, k, v), head, width]. */
+function byPart(tensor: FormatTensor, heads: number): FormatTensor {
+  const rows = tensor.shape[0]!;
+  const bytes = tensor.data.byteLength / rows;
+  const width = rows / heads / 3;
+  const data = new Uint8Array(tensor.data.byteLength);
+  for (let row = 0; row < rows; row++) {
+    const [head, part, at] = [Math.floor(row / (3 * width)), Math.floor(row / width) % 3, row % width];
+    data.set(
+      tensor.data.subarray(row * bytes, (row + 1) * bytes),
+      ((part * heads + head) * width + at) * bytes,
+    );
+  }
+  return { ...tensor, data };
+}
+
+/** The experts' matrices of a layer as one tensor [experts, rows, columns], by a name without the number. */
+function stackExperts(tensors: ReadonlyMap<string, FormatTensor>): Map<string, FormatTensor> {
+  const stacked = new Map<string, FormatTensor>();
+  const parts = new Map<string, FormatTensor[]>();
+  for (const [name, tensor] of tensors) {
+    const expert = /^(.*\.experts)\.(\d+)(\..*)$/.exec(name);
+    if (!expert) {
+      stacked.set(name, tensor);
+      continue;
+    }
+    const whole = `${expert[1]}${expert[3]}`;
+    const list = parts.get(whole) ?? [];
+    list[Number(expert[2])] = tensor;
+    parts.set(whole, list);
+  }
+  for (const [name, list] of parts)
+    stacked.set(name, {
+      dtype: list[0]!.dtype,
+      shape: [list.length, ...list[0]!.shape],
+      data: Buffer.concat(list.map(({ data }) => data)),
+    });
+  return stacked;
+}
+
 /** A golden checkpoint as the GGUF file that llama.cpp's converter would make of it. */
-export function writeGgufModel(family: string, architecture: string, path: string): void {
-  const config = JSON.parse(readFileSync(join(DECODERS, family, "config.json"), "utf8"));
+export function writeGgufModel(
+  family: string,
+  architecture: string,
+  path: string,
+  decoders: string = DECODERS,
+): void {
+  const config = JSON.parse(readFileSync(join(decoders, family, "config.json"), "utf8"));
   const tensors = new Map<string, FormatTensor>();
-  for (const [name, tensor] of readSafetensors(join(DECODERS, family, "model.safetensors")).tensors) {
-    const swapped = ["llama", "granite"].includes(architecture) && /\.(q|k)_proj\./.test(name);
+  const interleaved = ["llama", "granite", "smollm3"].includes(architecture);
+  for (const [name, tensor] of stackExperts(
+    readSafetensors(join(decoders, family, "model.safetensors")).tensors,
+  )) {
+    if (name.includes("query_key_value")) {
+      tensors.set(ggufName(name, architecture), byPart(tensor, config.num_attention_heads));
+      continue;
+    }
+    const swapped = interleaved && /\.(q|k)_proj\./.test(name);
     const heads = name.includes("q_proj") ? config.num_attention_heads : config.num_key_value_heads;
     const added = architecture.startsWith("gemma") && name.endsWith("norm.weight");
     const values = added ? float32Tensor(toFloat32(tensor).map((value) => value + 1)) : tensor;
@@ -77,11 +144,17 @@ export function writeGgufModel(family: string, architecture: string, path: strin
     [`${architecture}.feed_forward_length`]: number(config.intermediate_size),
     [`${architecture}.context_length`]: number(config.max_position_embeddings),
     [`${architecture}.attention.head_count`]: number(config.num_attention_heads),
-    [`${architecture}.attention.head_count_kv`]: number(config.num_key_value_heads),
+    [`${architecture}.attention.head_count_kv`]: number(
+      config.num_key_value_heads ?? config.num_attention_heads,
+    ),
     [`${architecture}.attention.key_length`]: number(
       config.head_dim ?? config.hidden_size / config.num_attention_heads,
     ),
-    [`${architecture}.attention.layer_norm_rms_epsilon`]: { type: "float32", value: config.rms_norm_eps },
+    [`${architecture}.attention.layer_norm_rms_epsilon`]: {
+      type: "float32",
+      value: config.rms_norm_eps ?? 0,
+    },
+    [`${architecture}.attention.layer_norm_epsilon`]: { type: "float32", value: config.layer_norm_eps ?? 0 },
     [`${architecture}.rope.freq_base`]: {
       type: "float32",
       value: config.rope_parameters.rope_theta ?? config.rope_parameters.full_attention.rope_theta,
@@ -100,5 +173,18 @@ export function writeGgufModel(family: string, architecture: string, path: strin
     "attention.sliding_window": config.sliding_window,
   }))
     if (typeof value === "number") fields[`${architecture}.${key}`] = { type: "float32", value };
+  for (const [key, value] of Object.entries({
+    expert_count: config.num_local_experts,
+    expert_used_count: config.num_experts_per_tok,
+    expert_feed_forward_length: config.moe_intermediate_size,
+    "rope.dimension_count":
+      architecture === "gptneox" &&
+      Math.floor(
+        config.rope_parameters.partial_rotary_factor * (config.hidden_size / config.num_attention_heads),
+      ),
+  }))
+    if (typeof value === "number") fields[`${architecture}.${key}`] = number(value);
+  if (architecture === "gptneox")
+    fields["gptneox.use_parallel_residual"] = { type: "bool", value: config.use_parallel_residual };
   writeFileSync(path, writeGguf(fields, tensors));
 }

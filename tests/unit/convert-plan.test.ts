@@ -83,6 +83,32 @@ describe("refusals", () => {
     expect(plan).toThrowError(/embed_tokens\.weight: expected \[6, 4\], got \[5, 4\]/);
   });
 
+  test("weights of a type nobody decodes are named all at once, with the types that are", () => {
+    const ints = (rows: number, columns: number): FormatTensor => ({
+      dtype: "I8",
+      shape: [rows, columns],
+      data: new Uint8Array(rows * columns),
+    });
+    const layer = "model.layers.0.self_attn";
+    const plan = () =>
+      planFromHuggingFace(
+        folder(CONFIG, {
+          ...weights(),
+          [`${layer}.q_proj.weight`]: ints(4, 4),
+          [`${layer}.o_proj.weight`]: ints(4, 4),
+        }),
+      );
+    expect(plan).toThrowError(code("ERR_WEIGHT_TYPE"));
+    expect(plan).toThrowError(/Q4_K.*q_proj\.weight I8, .*o_proj\.weight I8/);
+  });
+
+  test("a checkpoint quantised by another tool is refused by the tool's name", () => {
+    const plan = () =>
+      planFromHuggingFace(folder({ ...CONFIG, quantization_config: { quant_method: "gptq", bits: 4 } }));
+    expect(plan).toThrowError(code("ERR_CHECKPOINT_QUANTIZED"));
+    expect(plan).toThrowError(/float weights, got quantization_config \(gptq\)/);
+  });
+
   test.each<[string, object | string, string]>([
     ["no JSON", "{", "ERR_CHECKPOINT"],
     ["a list", "[]", "ERR_CHECKPOINT"],

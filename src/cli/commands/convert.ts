@@ -2,12 +2,13 @@
 // `convert`: a Hugging Face folder or a GGUF file becomes an archive of our own.
 
 import { existsSync, statSync } from "node:fs";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
+import type { StoredForm } from "../../model/stored-form.ts";
 import { UsageError } from "../exit-codes.ts";
 import { interruptible } from "../interrupt.ts";
 import { bytesText, note, printJson, printLine, progressBar } from "../terminal.ts";
 
-interface Flags {
+interface Flags extends StoredForm {
   force?: boolean;
   json?: boolean;
 }
@@ -18,6 +19,21 @@ export function register(program: Command): void {
     .description("Make an archive (TorchScript, weights and tokenizer in one file) without Python.")
     .argument("<source>", "a Hugging Face folder (config.json, *.safetensors, tokenizer) or a .gguf file")
     .argument("<output>", "the archive to write, NAME.pt; it appears whole or not at all")
+    .addOption(
+      new Option("--dtype <dtype>", "what matrices are stored as (auto: as in the source)").choices([
+        "auto",
+        "float32",
+        "bfloat16",
+        "float16",
+      ]),
+    )
+    .addOption(
+      new Option("--quantize <how>", "store matrices in 8- or 4-bit blocks; the archive loads so").choices([
+        "none",
+        "int8",
+        "int4",
+      ]),
+    )
     .option("-f, --force", "replace the output if it exists")
     .option("--json", "print what was written as JSON")
     .addHelpText(
@@ -25,6 +41,7 @@ export function register(program: Command): void {
       `
 Examples:
   $ chatspace-steer convert ./Qwen3-0.6B qwen3-0.6b.pt
+  $ chatspace-steer convert ./Qwen3-0.6B qwen3-0.6b-int8.pt --quantize int8
   $ chatspace-steer convert SmolLM2-135M-Instruct.Q4_1.gguf smollm2.pt
   $ chatspace-steer inspect smollm2.pt`,
     )
@@ -46,7 +63,9 @@ async function convertModel(
   const start = performance.now();
   const onProgress = (bytesDone: number, bytesTotal: number) =>
     bar.onProgress({ stage: "convert", name: output, bytesDone, bytesTotal });
-  const metadata = await convert(source, output, { signal, onProgress }).finally(bar.end);
+  const { dtype = "auto", quantize = "none" } = flags;
+  const options = { signal, onProgress, dtype, quantize };
+  const metadata = await convert(source, output, options).finally(bar.end);
   const ms = performance.now() - start;
   const bytes = statSync(output).size;
   const { weights: _weights, ...described } = metadata;

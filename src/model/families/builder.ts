@@ -22,6 +22,10 @@ export interface CheckpointWeight {
   readonly added?: boolean;
 }
 
+/** What native/kernels/dequant.cc reads. */
+const READABLE_TYPES: readonly string[] =
+  "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4".split(" ");
+
 export type CheckpointWeights = ReadonlyMap<string, CheckpointWeight>;
 
 export interface WeightOptions {
@@ -57,6 +61,7 @@ export class ArchiveBuilder {
   private readonly layerLines: string[] = [];
   private readonly missing: string[] = [];
   private readonly misshapen: string[] = [];
+  private readonly unreadable: string[] = [];
 
   constructor(weights: CheckpointWeights) {
     this.weights = weights;
@@ -118,7 +123,7 @@ export class ArchiveBuilder {
     return this.layerLines.push(`layer ${fields.map(number).join(" ")}`) - 1;
   }
 
-  /** Modules and cache spec. Throws ERR_WEIGHTS_MISSING, ERR_WEIGHTS_SHAPE. */
+  /** Modules and cache spec. Throws ERR_WEIGHTS_MISSING, ERR_WEIGHT_TYPE, ERR_WEIGHTS_SHAPE. */
   finish(file: string): Pick<NativeConvertPlan, "modules" | "cache"> {
     if (this.missing.length > 0) {
       throw new ModelError(
@@ -127,6 +132,19 @@ export class ArchiveBuilder {
         {
           details: { file, missing: this.missing },
           remedies: ["Get all shards of the checkpoint, and the config.json that belongs to them."],
+        },
+      );
+    }
+    if (this.unreadable.length > 0) {
+      throw new ModelError(
+        "ERR_WEIGHT_TYPE",
+        `${file}: expected weights of ${READABLE_TYPES.join(", ")}; got ${this.unreadable.join(", ")}`,
+        {
+          details: { file, unreadable: this.unreadable, readable: READABLE_TYPES },
+          remedies: [
+            "Take the model's float weights, or a GGUF file of another type (Q8_0, Q4_K, ...).",
+            "To make a small archive of float weights: chatspace-steer convert ... --quantize int8.",
+          ],
         },
       );
     }
@@ -157,6 +175,7 @@ export class ArchiveBuilder {
       this.missing.push(name);
       return null;
     }
+    if (!READABLE_TYPES.includes(found.type)) this.unreadable.push(`${name} ${found.type}`);
     const transpose = (options.transpose ?? false) && !found.turned && shape.length === 2;
     const whole = options.rows ? [options.rows.of, ...shape.slice(1)] : [...shape];
     const stored = transpose ? [...whole].reverse() : whole;
@@ -173,6 +192,7 @@ export class ArchiveBuilder {
       rowStart: options.rows?.first ?? 0,
       rows: options.rows ? shape[0]! : -1,
       addend: found.added ? 0 : (options.addend ?? 0),
+      store: "",
     };
   }
 }

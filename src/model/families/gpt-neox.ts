@@ -22,6 +22,8 @@ function planGptNeox(config: ConfigReader, build: ArchiveBuilder): DecoderShape 
   const act = activationOf(config, "hidden_act", "gelu");
   const parallel = config.bool("use_parallel_residual", true);
   const biased = config.bool("attention_bias", true);
+  // False in GGUF files, whose fused matrices have all q, all k, all v.
+  const byHead = config.bool("qkv_by_head", true);
   // The old config spells its rope in words of its own.
   const rope = ropeOf(config, {
     headDim,
@@ -46,7 +48,7 @@ function planGptNeox(config: ConfigReader, build: ArchiveBuilder): DecoderShape 
       scale: headDim ** -0.5,
     });
     const attention = `${from}.attention`;
-    build.module(`${path}.attn`, "Attention", { index, heads, head_dim: headDim }, [
+    build.module(`${path}.attn`, "Attention", { index, heads, head_dim: headDim, by_head: byHead }, [
       build.weight("qkv", `${attention}.query_key_value.weight`, [3 * hiddenSize, hiddenSize]),
       build.optional("qkv_bias", biased ? `${attention}.query_key_value.bias` : null, [3 * hiddenSize]),
       build.weight("o", `${attention}.dense.weight`, [hiddenSize, hiddenSize]),
