@@ -15,6 +15,8 @@ one starts a sequence.
 """
 
 import argparse
+import contextlib
+import inspect
 import json
 import os
 import sys
@@ -106,34 +108,72 @@ def masks_for(config, attention_mask, before, dtype):
     return additive_mask(attention_mask, before, dtype, None if kinds == ["full_attention"] else window)
 
 
+def makes_alibi(model):
+    """BLOOM's kind: the bias by distance is made from the two-dimensional mask, so that one has to go in."""
+    module = sys.modules[type(model).__module__]
+    return hasattr(module, "build_alibi_tensor") and getattr(model.config, "alibi", True)
+
+
+@contextlib.contextmanager
+def mask_stands_in(model, mask):
+    """Lets the model's own forward use this mask where it would make one with the traced length in it."""
+    module = sys.modules[type(model).__module__]
+    kept = module.create_causal_mask
+    module.create_causal_mask = lambda *_, **__: mask
+    try:
+        yield
+    finally:
+        module.create_causal_mask = kept
+
+
+class NoContext:
+    """What a forward of a torch.autograd.Function keeps for a backward that never comes."""
+
+    def save_for_backward(self, *tensors):
+        pass
+
+
+@contextlib.contextmanager
+def functions_inlined(model):
+    """A trace cannot save calls of Python's autograd functions; their forwards alone are tensors all through."""
+    module = sys.modules[type(model).__module__]
+    kinds = [kind for kind in vars(module).values() if inspect.isclass(kind) and issubclass(kind, torch.autograd.Function)]
+    for kind in kinds:
+        kind.apply = staticmethod(lambda *inputs, kind=kind: kind.forward(NoContext(), *inputs))
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            del kind.apply
+
+
+def forward_of(model, mask, attention_mask, position_ids, **inputs):
+    """The model's forward with this mask, and with position ids where it takes them."""
+    kind = type(model)
+    if "position_ids" in inspect.signature(kind.forward).parameters:
+        inputs["position_ids"] = position_ids
+    if not makes_alibi(model):
+        return kind.forward(model, attention_mask=mask, return_dict=True, **inputs)
+    with mask_stands_in(model, mask):
+        return kind.forward(model, attention_mask=attention_mask, return_dict=True, **inputs)
+
+
 def trace(model, dtype, with_past):
     """The model as a script module with the forward above; its submodules keep their names."""
-    kind, config = type(model), model.config.get_text_config()
+    config = model.config.get_text_config()
     ids = torch.arange(5).unsqueeze(0) % config.vocab_size
 
     def run(self, input_ids, attention_mask, position_ids):
-        return kind.forward(
-            self,
-            input_ids=input_ids,
-            attention_mask=masks_for(config, attention_mask, 0, dtype),
-            position_ids=position_ids,
-            use_cache=False,
-            return_dict=True,
-        ).logits
+        mask = masks_for(config, attention_mask, 0, dtype)
+        return forward_of(self, mask, attention_mask, position_ids, input_ids=input_ids, use_cache=False).logits
 
     def run_with_past(self, input_ids, attention_mask, position_ids, past):
         cache = Cache(layer_class_to_replicate=GrowingLayer)
         for layer in range(len(past) // 2):
             cache.update(past[2 * layer], past[2 * layer + 1], layer)
-        logits = kind.forward(
-            self,
-            input_ids=input_ids,
-            attention_mask=masks_for(config, attention_mask, past[0].size(2), dtype),
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=True,
-            return_dict=True,
-        ).logits
+        mask = masks_for(config, attention_mask, past[0].size(2), dtype)
+        inputs = {"input_ids": input_ids, "past_key_values": cache, "use_cache": True}
+        logits = forward_of(self, mask, attention_mask, position_ids, **inputs).logits
         return logits, [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
 
     if not with_past:
@@ -149,7 +189,7 @@ def trace(model, dtype, with_past):
         model.run = types.MethodType(run_with_past, model)
         inputs = (ids, torch.ones(1, 8, dtype=torch.long), torch.arange(3, 8).unsqueeze(0), past)
         source = FORWARD_WITH_PAST.format(heads=heads, width=width, count=len(shapes), dtype=dtype)
-    with torch.no_grad():
+    with torch.no_grad(), functions_inlined(model):
         traced = torch.jit.trace_module(model, {"run": inputs}, check_trace=False, strict=False)
     traced.define(source)
     return traced

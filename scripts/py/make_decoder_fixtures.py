@@ -4,6 +4,8 @@
 
     python make_decoder_fixtures.py OUT_DIR [--only smollm3,mixtral]
 
+(opt, bloom and falcon are for the test of export_torchscript.py, which exports them.)
+
 OUT_DIR/FAMILY holds config.json, model.safetensors and golden.safetensors: input_ids [2, T]; for each case
 plain / add / cap / ordered: CASE.logits [2, T, vocab], CASE.hidden [layer, 2, T, hidden] (each layer's output
 after steering); for plain / add / ordered CASE.greedy, input_ids[0, :8] and the tokens that follow. index.json
@@ -37,7 +39,23 @@ FAMILIES = {
     "smollm3": {"intermediate_size": 48, "use_sliding_window": True, "sliding_window": 6},
     "mixtral": {"intermediate_size": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 7},
 }
+# Families that the converter does not write.
+EXPORTED = {
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "bloom": {"n_layer": 4, "n_head": 4},
+    "falcon": {"new_decoder_architecture": False, "multi_query": True, "parallel_attn": True, "alibi": False},
+}
 MID, LATE = 2, 3
+
+
+def layers_of(model):
+    for path in ("model.layers", "model.decoder.layers", "transformer.h"):
+        found = model
+        for name in path.split("."):
+            found = getattr(found, name, None)
+        if found is not None:
+            return found
+    raise SystemExit(f"{type(model).__name__}: no list of layers at a known place")
 
 
 def unit(vector):
@@ -85,7 +103,7 @@ def run(model, ids, operations):
 
         return act
 
-    for layer, module in enumerate(model.model.layers):
+    for layer, module in enumerate(layers_of(model)):
         hooks.append(module.register_forward_hook(hook(layer)))
     try:
         with torch.no_grad():
@@ -106,7 +124,7 @@ def greedy(model, prompt, operations):
 
 def make(name, folder):
     torch.manual_seed(0)
-    config = AutoConfig.for_model(name, **COMMON, **FAMILIES[name])
+    config = AutoConfig.for_model(name, **COMMON, **{**FAMILIES, **EXPORTED}[name])
     config._attn_implementation = "eager"
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     generator = torch.Generator().manual_seed(1)

@@ -113,6 +113,32 @@ describe.skipIf(!existsSync(DECODERS))("one checkpoint, two containers", () => {
 
 const GOLDEN = join(SHARED, "golden/smollm2");
 describe.skipIf(!existsSync(DECODERS))("pytorch_model.bin", () => {
+  test("in shards, with an index, gives the same weights too; a shard that is absent is named", async () => {
+    const source = mkdtempSync(join(folder, "torch-shards-"));
+    const all = [...readSafetensors(join(DECODERS, "gpt2", "model.safetensors")).tensors];
+    const half = all.length >> 1;
+    const weight_map: Record<string, string> = {};
+    for (const [i, shard] of [all.slice(0, half), all.slice(half)].entries()) {
+      const file = `pytorch_model-0000${i + 1}-of-00002.bin`;
+      for (const [name] of shard) weight_map[name] = file;
+      writeFileSync(join(source, file), writeTorchSave(new Map(shard)));
+    }
+    writeFileSync(join(source, "pytorch_model.bin.index.json"), JSON.stringify({ weight_map }));
+    writeFileSync(join(source, "config.json"), readFileSync(join(DECODERS, "gpt2", "config.json")));
+    const [first, second] = [join(source, "a.pt"), join(source, "b.pt")];
+    const { format, files } = (await convert(source, first)).source;
+    expect([format, files.length]).toEqual(["torch", 2]);
+    await convert(join(DECODERS, "gpt2"), second);
+    const [a, b] = [await load(first), await load(second)];
+    try {
+      expect(a.info.weightHash).toBe(b.info.weightHash);
+    } finally {
+      await Promise.all([a.dispose(), b.dispose()]);
+    }
+    rmSync(join(source, "pytorch_model-00002-of-00002.bin"));
+    await expect(convert(source, first)).rejects.toThrow(/absent: pytorch_model-00002-of-00002\.bin/);
+  });
+
   test("gives the same weights as safetensors", async () => {
     const source = mkdtempSync(join(folder, "torch-"));
     const { tensors } = readSafetensors(join(DECODERS, "gpt2", "model.safetensors"));
