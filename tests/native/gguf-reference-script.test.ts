@@ -18,7 +18,7 @@ import { cacheFolder } from "../../src/model/cache-folder.ts";
 import { convert } from "../../src/model/convert.ts";
 import { SteerModel } from "../../src/model/steer-model.ts";
 import { loadAddon } from "../../src/native/loader.ts";
-import { firstWrongToken, Golden } from "./golden.ts";
+import { firstWrongToken, Golden, type GoldenPrompt } from "./golden.ts";
 
 const SCRIPT = fileURLToPath(new URL("../../scripts/py/gguf_to_safetensors.py", import.meta.url));
 const GGUF = join(cacheFolder(), "sources/SmolLM2-135M-Instruct.Q4_1.gguf");
@@ -34,6 +34,32 @@ interface TypeParity {
   elements: number;
   differing: number;
   worst: number;
+}
+
+function greedyResults(model: SteerModel, prompts: readonly GoldenPrompt[]) {
+  return model.generate(
+    prompts.map(({ ids }) => ({ tokens: ids })),
+    { maxTokens: 64, ignoreEos: true },
+  );
+}
+
+function greedy(
+  model: SteerModel,
+  prompts: readonly GoldenPrompt[],
+  results: readonly { tokens: Int32Array }[],
+): void {
+  const tokenizer = model.tokenizer!;
+  const equal = results.map(({ tokens }, index) => {
+    const { text, ids, outputs } = prompts[index]!;
+    expect(Array.from(tokenizer.encode(text, { addSpecialTokens: false }))).toEqual(ids);
+    const golden = outputs.plain!;
+    const { at, compared } = firstWrongToken(tokens, golden);
+    expect({ prompt: index, at }).toEqual({ prompt: index, at: -1 });
+    if (compared === golden.ids.length)
+      expect(tokenizer.decode(tokens, { skipSpecialTokens: false })).toBe(golden.text);
+    return compared;
+  });
+  console.log(`smollm2 through safetensors: ${equal.join(" ")} of 64 tokens equal`);
 }
 
 describe.skipIf(!python)("the gguf package", () => {
@@ -68,23 +94,9 @@ describe.skipIf(!python || !existsSync(GGUF) || !Golden.has("smollm2"))(
       for (const path of [fromHub, fromGguf]) {
         const model = await SteerModel.load(path, { device: "cpu", dtype: "float32", quantize: "none" });
         try {
-          const forward = await model.forward({ tokens: prompts[0]!.ids }, { logits: "all" });
-          logits.push(forward.logits);
-          for (const { text, ids } of prompts)
-            expect(Array.from(model.tokenizer!.encode(text, { addSpecialTokens: false }))).toEqual(ids);
-          const results = await model.generate(
-            prompts.map(({ ids }) => ({ tokens: ids })),
-            { maxTokens: 64, ignoreEos: true },
-          );
-          const equal = results.map((result, index) => {
-            const golden = prompts[index]!.outputs.plain!;
-            const { at, compared } = firstWrongToken(result.tokens, golden);
-            expect({ path, prompt: index, at }).toEqual({ path, prompt: index, at: -1 });
-            if (compared === golden.ids.length)
-              expect(model.tokenizer!.decode(result.tokens)).toBe(golden.text);
-            return compared;
-          });
-          console.log(`smollm2 through ${path.split("/").at(-1)}: ${equal.join(" ")} of 64 tokens equal`);
+          logits.push((await model.forward({ tokens: prompts[0]!.ids }, { logits: "all" })).logits);
+          // The GGUF file's own greedy text is compared in parity-smollm2.test.ts.
+          if (path === fromHub) greedy(model, prompts, await greedyResults(model, prompts));
         } finally {
           await model.dispose();
         }

@@ -57,7 +57,8 @@ describe("families against the reference implementation", () => {
     const found = (await measureFamily(api, reference, join(work, `${name}.pt`))) as Parity;
     const { logits, hidden, steeredLogits, steeredHidden } = found;
     const worst = { logits, hidden, steeredLogits, steeredHidden };
-    console.log(name, found.cases.join(" "), worst, found.greedy);
+    const numbers = Object.entries(worst).map(([key, value]) => `${key} ${value.toExponential(1)}`);
+    console.log(`${name} (${found.cases.join(" ")}): ${numbers.join(", ")}`);
     for (const value of Object.values(worst)) expect(value).toBeLessThanOrEqual(TOLERANCE);
     expect(found.cases.length).toBeGreaterThanOrEqual(3);
     expect(Object.keys(found.greedy).length).toBeGreaterThanOrEqual(2);

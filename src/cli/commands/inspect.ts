@@ -79,6 +79,7 @@ function show(model: SteerModel, flags: Flags): void {
     ["context", info.contextLength > 0 ? `${info.contextLength} tokens` : "not known"],
     ["keys and values", info.cached ? "cached" : "none: the prefix is computed again at each token"],
     ["stored weights", storedWeights(told.weights)],
+    ...(told.stored ? [["converted as", storedAs(told.stored)] as [string, string]] : []),
     [
       "loaded as",
       `${info.dtype}, ${quantizedAs(info.quantize, told.weights)}, on ${info.device}, ${info.threads} threads`,
@@ -133,6 +134,12 @@ function storedWeights(weights: ArchiveMetadata["weights"] | undefined): string 
     numbers >= 1e9 ? ([1e9, "G"] as const) : numbers >= 1e6 ? ([1e6, "M"] as const) : ([1e3, "k"] as const);
   const types = [...counts].map(([type, count]) => `${count} x ${type}`).join(", ");
   return `${(numbers / scale[0]).toFixed(1)} ${scale[1]} numbers in ${types}`;
+}
+
+/** "bfloat16", "int8", "int8 beside bfloat16": what was asked for at conversion. */
+function storedAs({ dtype, quantize }: NonNullable<ArchiveMetadata["stored"]>): string {
+  if (quantize === "none") return dtype;
+  return dtype === "auto" ? quantize : `${quantize} beside ${dtype}`;
 }
 
 function quantizedAs(
