@@ -43,22 +43,13 @@ describe.skipIf(!existsSync(STORIES))("a Hugging Face folder, --quantize int4", 
     expect(stored.stdout).toBe(atLoad.stdout);
     writeFileSync(file("texts.txt"), "Once upon a time\n");
     const states: Float32Array[] = [];
-    for (const model of [
-      ["-m", archive],
-      ["-m", STORIES, "--quantize", "int4"],
-    ]) {
-      const captured = await cli([
-        "capture",
-        file("texts.txt"),
-        ...model,
-        "-a",
-        "2",
-        "-o",
-        file("h.safetensors"),
-        "-f",
-      ]);
+    for (const [out, ...model] of [
+      [file("stored.safetensors"), "-m", archive],
+      [file("at-load.safetensors"), "-m", STORIES, "--quantize", "int4"],
+    ] as [string, ...string[]][]) {
+      const captured = await cli(["capture", file("texts.txt"), ...model, "-a", "2", "-o", out]);
       expect(captured.code, captured.stderr).toBe(0);
-      states.push(toFloat32(readSafetensors(file("h.safetensors")).tensors.get("layers.2")!));
+      states.push(toFloat32(readSafetensors(out).tensors.get("layers.2")!));
     }
     expect(states[0]).toEqual(states[1]);
   }, 180_000);
