@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes tiny random checkpoints of families, and what Hugging Face Transformers computes with them.
 
-    python make_decoder_fixtures.py OUT_DIR [--only smollm3,mixtral]
+    python make_decoder_fixtures.py OUT_DIR [--only gemma,smollm3,mixtral]
 
 (opt, bloom and falcon are for the test of export_torchscript.py, which exports them.)
 
@@ -35,6 +35,7 @@ COMMON = {
     "tie_word_embeddings": False,
 }
 FAMILIES = {
+    "gemma": {"intermediate_size": 48, "head_dim": 12, "num_key_value_heads": 1, "tie_word_embeddings": True},
     # Every fourth layer without rope, which then has the window.
     "smollm3": {"intermediate_size": 48, "use_sliding_window": True, "sliding_window": 6},
     "mixtral": {"intermediate_size": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 7},
@@ -124,7 +125,7 @@ def greedy(model, prompt, operations):
 
 def make(name, folder):
     torch.manual_seed(0)
-    config = AutoConfig.for_model(name, **COMMON, **{**FAMILIES, **EXPORTED}[name])
+    config = AutoConfig.for_model(name, **{**COMMON, **{**FAMILIES, **EXPORTED}[name]})
     config._attn_implementation = "eager"
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     generator = torch.Generator().manual_seed(1)

@@ -70,7 +70,14 @@ const QWEN3_MOE_EXPERTS = {
   "blk.{i}.ffn_up_exps": "model.layers.{i}.mlp.experts.{e}.up_proj",
   "blk.{i}.ffn_down_exps": "model.layers.{i}.mlp.experts.{e}.down_proj",
 };
-const MIXTRAL_NAMES = { ...LLAMA_NAMES, "blk.{i}.ffn_gate_inp": "model.layers.{i}.block_sparse_moe.gate" };
+const MIXTRAL_NAMES = {
+  ...LLAMA_NAMES,
+  "blk.{i}.ffn_gate_inp": "model.layers.{i}.block_sparse_moe.gate",
+  // Files of before April 2024.
+  "blk.{i}.ffn_gate.{e}": "model.layers.{i}.block_sparse_moe.experts.{e}.w1",
+  "blk.{i}.ffn_up.{e}": "model.layers.{i}.block_sparse_moe.experts.{e}.w3",
+  "blk.{i}.ffn_down.{e}": "model.layers.{i}.block_sparse_moe.experts.{e}.w2",
+};
 const MIXTRAL_EXPERTS = {
   "blk.{i}.ffn_gate_exps": "model.layers.{i}.block_sparse_moe.experts.{e}.w1",
   "blk.{i}.ffn_up_exps": "model.layers.{i}.block_sparse_moe.experts.{e}.w3",
@@ -110,6 +117,7 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
   qwen3: { modelType: "qwen3", names: LLAMA_NAMES },
   smollm3: { modelType: "smollm3", names: LLAMA_NAMES, interleaved: true },
   granite: { modelType: "granite", names: LLAMA_NAMES, interleaved: true, config: graniteConfig },
+  gemma: { modelType: "gemma", names: LLAMA_NAMES, added: true },
   gemma2: { modelType: "gemma2", names: GEMMA_NAMES, added: true, config: gemmaConfig },
   gemma3: { modelType: "gemma3_text", names: GEMMA_NAMES, added: true, config: gemma3Config },
   olmo2: { modelType: "olmo2", names: GEMMA_NAMES },

@@ -74,10 +74,13 @@ function* expertWeights(
 function huggingFaceName(names: Readonly<Record<string, string>>, name: string): string | null {
   const parts = /^(.*)\.(weight|bias)$/.exec(name);
   if (!parts) return null;
-  const layer = /^blk\.(\d+)\./.exec(parts[1]!)?.[1];
-  const pattern = layer === undefined ? parts[1]! : parts[1]!.replace(`blk.${layer}.`, "blk.{i}.");
+  // blk.LAYER.PART, or blk.LAYER.PART.EXPERT in files with a tensor for each expert.
+  const [, layer, part, expert] = /^blk\.(\d+)\.(.*?)(?:\.(\d+))?$/.exec(parts[1]!) ?? [];
+  const pattern = layer === undefined ? parts[1]! : `blk.{i}.${part}${expert === undefined ? "" : ".{e}"}`;
   const hub = Object.hasOwn(names, pattern) ? names[pattern]! : null;
-  return hub === null ? null : `${hub.replace("{i}", layer ?? "")}.${parts[2]}`;
+  if (hub === null) return null;
+  const numbered = hub.replace("{i}", layer ?? "");
+  return `${expert === undefined ? numbered : numbered.replace("{e}", expert)}.${parts[2]}`;
 }
 
 function commonConfig(read: GgufReader, architecture: GgufArchitecture): Record<string, unknown> {

@@ -46,6 +46,7 @@ describe.skipIf(!existsSync(DECODERS))("one checkpoint, two containers", () => {
     ["qwen2", "qwen2"],
     ["qwen3", "qwen3"],
     ["granite", "granite"],
+    ["gemma", "gemma"],
     ["gemma2", "gemma2"],
     ["gemma3", "gemma3"],
     ["olmo2", "olmo2"],
@@ -53,10 +54,11 @@ describe.skipIf(!existsSync(DECODERS))("one checkpoint, two containers", () => {
     ["gpt-neox", "gptneox"],
     ["qwen3-moe", "qwen3moe"],
     ["mixtral", "llama"],
-  ])("%s as GGUF gives the same logits", async (family, architecture) => {
+    ["mixtral", "llama", "with a tensor for each expert"],
+  ])("%s as GGUF (%s) gives the same logits %s", async (family, architecture, apart?: string) => {
     const gguf = join(folder, `${family}.gguf`);
-    const decoders = family === "mixtral" ? OWN_DECODERS : DECODERS;
-    writeGgufModel(family, architecture, gguf, decoders);
+    const decoders = /^(mixtral|gemma)$/.test(family) ? OWN_DECODERS : DECODERS;
+    writeGgufModel(family, architecture, gguf, decoders, apart === undefined);
     const [first, second] = [join(folder, `${family}-a.pt`), join(folder, `${family}-b.pt`)];
     await convert(gguf, first);
     await convert(asLlamaCppRuns(join(decoders, family)), second);

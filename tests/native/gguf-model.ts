@@ -53,8 +53,14 @@ const ROOT_NAMES: Record<string, string> = {
 };
 
 function ggufName(name: string, architecture: string): string {
-  const layerNames = /gemma|olmo/.test(architecture) ? AROUND_NAMES : LAYER_NAMES;
+  const layerNames = /gemma\d|olmo/.test(architecture) ? AROUND_NAMES : LAYER_NAMES;
   const [, layer, inner, kind] = /^(?:(?:model|gpt_neox)\.layers\.(\d+)\.)?(.*)\.(weight|bias)$/.exec(name)!;
+  // As files were before the experts of a layer became one tensor.
+  const expert = /^(.*\.experts)\.(\d+)\.(.*)$/.exec(inner!);
+  if (expert) {
+    const part = LAYER_NAMES[`${expert[1]}.${expert[3]}`]!.replace("_exps", "");
+    return `blk.${layer}.${part}.${expert[2]}.${kind}`;
+  }
   return layer === undefined ? `${ROOT_NAMES[inner!]}.${kind}` : `blk.${layer}.${layerNames[inner!]}.${kind}`;
 }
 
@@ -118,13 +124,13 @@ export function writeGgufModel(
   architecture: string,
   path: string,
   decoders: string = DECODERS,
+  stacked = true,
 ): void {
   const config = JSON.parse(readFileSync(join(decoders, family, "config.json"), "utf8"));
   const tensors = new Map<string, FormatTensor>();
   const interleaved = ["llama", "granite", "smollm3"].includes(architecture);
-  for (const [name, tensor] of stackExperts(
-    readSafetensors(join(decoders, family, "model.safetensors")).tensors,
-  )) {
+  const checkpoint = readSafetensors(join(decoders, family, "model.safetensors")).tensors;
+  for (const [name, tensor] of stacked ? stackExperts(checkpoint) : checkpoint) {
     if (name.includes("query_key_value")) {
       tensors.set(ggufName(name, architecture), byPart(tensor, config.num_attention_heads));
       continue;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gemma 2 and the text decoder of Gemma 3: norms around the blocks, soft caps, alternating windows.
+// Gemma 1; Gemma 2 and the text decoder of Gemma 3: norms around the blocks, soft caps, alternating windows.
 
 import { float } from "./builder.ts";
 import type { ConfigReader } from "./config-reader.ts";
@@ -11,6 +11,25 @@ const NORMS = {
   attnPost: "post_attention_layernorm",
   mlp: "pre_feedforward_layernorm",
   mlpPost: "post_feedforward_layernorm",
+};
+
+/** Llama's layers with scaled embeddings and norms that multiply by 1 + w. */
+export const gemma1: Family = {
+  modelTypes: ["gemma"],
+  source: "gemma1",
+  plan(config, build) {
+    const bias = config.bool("attention_bias", false);
+    return planLlamaLike(config, build, {
+      qkvBias: bias,
+      outBias: bias,
+      normAddend: 1,
+      headDim: 256,
+      tied: true,
+      // Early configs say "gelu" and mean this.
+      act: "gelu_tanh",
+      attributes: { embed: { scale: embeddingScale(config) } },
+    });
+  },
 };
 
 export const gemma: Family = {
@@ -36,12 +55,16 @@ export const gemma: Family = {
       ropeType: (layer) => (isThird ? (sliding(layer) ? "sliding_attention" : "full_attention") : undefined),
       norms: NORMS,
       attributes: {
-        embed: { scale: float(Math.fround(Math.sqrt(config.int("hidden_size")))) },
+        embed: { scale: embeddingScale(config) },
         root: { softcap: float(config.float("final_logit_softcapping", 0)) },
       },
     });
   },
 };
+
+function embeddingScale(config: ConfigReader): { float: number } {
+  return float(Math.fround(Math.sqrt(config.int("hidden_size"))));
+}
 
 function slidingLayers(config: ConfigReader, isThird: boolean): (layer: number) => boolean {
   const types = config.list("layer_types");

@@ -2,7 +2,7 @@
 // The families that can be converted, by config.json's model_type.
 
 import { type Family, unknownFamily } from "./family.ts";
-import { gemma } from "./gemma.ts";
+import { gemma, gemma1 } from "./gemma.ts";
 import { gptNeox } from "./gpt-neox.ts";
 import { gpt2 } from "./gpt2.ts";
 import { granite } from "./granite.ts";
@@ -10,7 +10,7 @@ import { llama } from "./llama.ts";
 import { moe } from "./moe.ts";
 import { olmo2 } from "./olmo2.ts";
 
-const FAMILIES: readonly Family[] = [llama, gpt2, gptNeox, gemma, granite, olmo2, moe];
+const FAMILIES: readonly Family[] = [llama, gpt2, gptNeox, gemma1, gemma, granite, olmo2, moe];
 
 /** Every model type that can be converted, sorted. */
 export const MODEL_TYPES: readonly string[] = FAMILIES.flatMap((family) => family.modelTypes).sort();
