@@ -3,7 +3,7 @@
 
 import { createHash } from "node:crypto";
 import { createReadStream, readFileSync, statSync } from "node:fs";
-import { basename, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { ModelError } from "../errors.ts";
 import { isGguf } from "../formats/gguf.ts";
 import type { NativeConvertPlan } from "../native/contract.ts";
@@ -102,7 +102,7 @@ export async function convert(
   const addon = loadAddon();
   const { plan, metadata } = planFrom(source, options);
   for (const file of metadata.source.files) {
-    const path = statSync(source).isDirectory() ? join(source, file.name) : source;
+    const path = join(statSync(source).isDirectory() ? source : dirname(source), file.name);
     file.sha256 = options.sha256?.[file.name] ?? (await sha256OfFile(path, signal));
   }
   Object.assign(metadata.source, options.origin);

@@ -4,16 +4,16 @@
 // is noted per weight, so that the families need not know where a checkpoint came from.
 
 import { ModelError } from "../errors.ts";
-import { type GgufEntry, type GgufHeader, readGgufHeader } from "../formats/gguf.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import type { CheckpointWeight } from "./families/builder.ts";
 import { ConfigReader } from "./families/config-reader.ts";
 import { GGUF_ARCHITECTURES, type GgufArchitecture, ggufArchitecture } from "./gguf-architectures.ts";
+import { type GgufModel, type GgufPartEntry, openGgufParts } from "./gguf-parts.ts";
 import { GgufReader } from "./gguf-reader.ts";
 
-/** Reads a GGUF file. Throws ERR_GGUF, ERR_CONFIG, ERR_GGUF_ARCHITECTURE. */
-export function openGguf(file: string): Checkpoint & { header: GgufHeader } {
-  const header = readGgufHeader(file);
+/** Reads a GGUF file, or all parts of a split one. Throws ERR_GGUF, ERR_CHECKPOINT, ERR_CONFIG, ERR_GGUF_ARCHITECTURE. */
+export function openGguf(file: string): Checkpoint & { header: GgufModel } {
+  const header = openGgufParts(file);
   const name = String(header.metadata.get("general.architecture"));
   const architecture = ggufArchitecture(name, header.metadata.get(`${name}.expert_count`));
   if (!architecture) {
@@ -34,13 +34,13 @@ export function openGguf(file: string): Checkpoint & { header: GgufHeader } {
   const kvHeads = read.optional("attention.head_count_kv") ?? heads;
   const weights = new Map<string, CheckpointWeight>();
   for (const entry of header.tensors.values()) {
-    for (const [expert, weight] of expertWeights(architecture, file, entry)) weights.set(expert, weight);
+    for (const [expert, weight] of expertWeights(architecture, entry)) weights.set(expert, weight);
     const hubName = huggingFaceName(architecture.names, entry.name);
     if (!hubName) continue;
     const isQuery = /\.attn_q\.(weight|bias)$/.test(entry.name);
     const isKey = /\.attn_k\.(weight|bias)$/.test(entry.name);
     weights.set(hubName, {
-      file,
+      file: entry.file,
       offset: entry.offset,
       bytes: entry.bytes,
       type: entry.type,
@@ -51,14 +51,13 @@ export function openGguf(file: string): Checkpoint & { header: GgufHeader } {
     });
   }
   const config = { ...commonConfig(read, architecture), ...architecture.config?.(read) };
-  return { format: "gguf", config: new ConfigReader(file, config), weights, files: [file], header };
+  return { format: "gguf", config: new ConfigReader(file, config), weights, files: header.files, header };
 }
 
 // The matrices of all experts lie in one tensor, one after the other.
 function* expertWeights(
   architecture: GgufArchitecture,
-  file: string,
-  { name, offset, bytes, type, shape }: GgufEntry,
+  { name, file, offset, bytes, type, shape }: GgufPartEntry,
 ): Generator<[string, CheckpointWeight]> {
   const pattern = architecture.experts && huggingFaceName(architecture.experts, name);
   const [experts = 0, ...matrix] = shape;

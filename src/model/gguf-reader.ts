@@ -3,16 +3,17 @@
 
 import { ModelError } from "../errors.ts";
 import { openSource } from "../formats/byte-source.ts";
-import { type GgufHeader, type GgufValue, readGgufTensor } from "../formats/gguf.ts";
+import { type GgufValue, readGgufTensor } from "../formats/gguf.ts";
 import { toFloat32 } from "../formats/tensor.ts";
+import type { GgufModel } from "./gguf-parts.ts";
 
 /** Metadata of one architecture, by its short keys. */
 export class GgufReader {
-  readonly header: GgufHeader;
+  readonly header: GgufModel;
   private readonly file: string;
   private readonly prefix: string;
 
-  constructor(file: string, prefix: string, header: GgufHeader) {
+  constructor(file: string, prefix: string, header: GgufModel) {
     this.file = file;
     this.prefix = prefix;
     this.header = header;
@@ -48,7 +49,7 @@ export class GgufReader {
   values(name: string): number[] | null {
     const entry = this.header.tensors.get(name);
     if (!entry) return null;
-    const source = openSource(this.file);
+    const source = openSource(entry.file);
     try {
       return Array.from(toFloat32(readGgufTensor(source, entry)));
     } finally {

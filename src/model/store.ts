@@ -12,6 +12,7 @@ import { isGguf } from "../formats/gguf.ts";
 import { archivePath, convertedArchive, isFile, type StoreOptions } from "./archives.ts";
 import { cacheFolder, withLock } from "./cache-folder.ts";
 import { download } from "./download.ts";
+import { ggufParts } from "./gguf-parts.ts";
 import { formatHubName, type HubPlace, hubPlace, parseHubName } from "./hub/place.ts";
 import { archiveOf, findOrPull, pullFromHub, removePulled, snapshotKey } from "./hub/pull.ts";
 import { listRecords } from "./hub/records.ts";
@@ -142,10 +143,15 @@ function hubEntries(cache: string, place: HubPlace): StoredModel[] {
 // they are converted; hashing gigabytes at every load would cost seconds.
 async function sourceKey(path: string, info: Stats): Promise<string> {
   const hash = createHash("sha256").update(await realpath(path));
-  const files = info.isDirectory() ? readdirSync(path).sort() : [""];
+  const parts = () => ggufParts(path).filter((part) => part !== path && isFile(part));
+  const files = info.isDirectory()
+    ? readdirSync(path)
+        .sort()
+        .map((file) => join(path, file))
+    : [path, ...parts()];
   for (const file of files) {
-    const { size, mtimeMs } = statSync(join(path, file));
-    hash.update(`\n${file} ${size} ${mtimeMs}`);
+    const { size, mtimeMs } = statSync(file);
+    hash.update(`\n${file === path ? "" : basename(file)} ${size} ${mtimeMs}`);
   }
   return hash.digest("hex");
 }

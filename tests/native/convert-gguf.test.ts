@@ -12,7 +12,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, test } from "vitest";
 import { readSafetensors, writeSafetensors } from "../../src/formats/safetensors.ts";
@@ -21,7 +21,7 @@ import { writeTorchSave } from "../../src/formats/torch-save-writer.ts";
 import { convert } from "../../src/model/convert.ts";
 import { resolveModel } from "../../src/model/store.ts";
 import { load, run, worst } from "./converted-model.ts";
-import { writeGgufModel } from "./gguf-model.ts";
+import { writeGgufModel, writeGgufParts } from "./gguf-model.ts";
 
 const SHARED = fileURLToPath(new URL("../../../shared/", import.meta.url));
 const DECODERS = join(SHARED, "golden/decoders");
@@ -72,6 +72,24 @@ describe.skipIf(!existsSync(DECODERS))("one checkpoint, two containers", () => {
     } finally {
       await Promise.all([a.dispose(), b.dispose()]);
     }
+  });
+
+  test("a GGUF in three parts is one model, whichever part is named; an absent one is said", async () => {
+    const [whole, first, second] = ["whole.gguf", "whole.pt", "parts.pt"].map((name) => join(folder, name));
+    writeGgufModel("llama", "llama", whole!);
+    const parts = writeGgufParts(whole!, join(folder, "parted"), 3);
+    await convert(whole!, first!);
+    const { source } = await convert(parts[1]!, second!);
+    expect(source.files.map(({ name }) => name)).toEqual(parts.map((part) => basename(part)));
+    expect(new Set(source.files.map(({ sha256 }) => sha256)).size).toBe(3);
+    const [a, b] = [await load(first!), await load(second!)];
+    try {
+      expect(a.info.weightHash).toBe(b.info.weightHash);
+    } finally {
+      await Promise.all([a.dispose(), b.dispose()]);
+    }
+    rmSync(parts[2]!);
+    await expect(convert(parts[0]!, second!)).rejects.toThrow(/absent: parted-00003-of-00003\.gguf/);
   });
 
   test.each(["BF16", "F16"] as const)(

@@ -3,6 +3,7 @@
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { type GgufValue, readGgufTensors } from "../../src/formats/gguf.ts";
 import { type GgufField, writeGguf } from "../../src/formats/gguf-writer.ts";
 import { readSafetensors } from "../../src/formats/safetensors.ts";
 import { type FormatTensor, float32Tensor, toFloat32 } from "../../src/formats/tensor.ts";
@@ -193,4 +194,34 @@ export function writeGgufModel(
   if (architecture === "gptneox")
     fields["gptneox.use_parallel_residual"] = { type: "bool", value: config.use_parallel_residual };
   writeFileSync(path, writeGguf(fields, tensors));
+}
+
+/** A GGUF file cut as llama.cpp's gguf-split does: the first part has the metadata, each some tensors. */
+export function writeGgufParts(file: string, stem: string, count: number): string[] {
+  const { metadata, tensors } = readGgufTensors(file);
+  const names = [...tensors.keys()];
+  const each = Math.ceil(names.length / count);
+  return Array.from({ length: count }, (_, index) => {
+    const number = (part: number) => String(part).padStart(5, "0");
+    const path = `${stem}-${number(index + 1)}-of-${number(count)}.gguf`;
+    const fields: Record<string, GgufField> = {
+      "split.no": { type: "uint16", value: index },
+      "split.count": { type: "uint16", value: count },
+    };
+    if (index === 0) for (const [key, value] of metadata) fields[key] = fieldOf(value);
+    const some = names
+      .slice(index * each, (index + 1) * each)
+      .map((name) => [name, tensors.get(name)!] as const);
+    writeFileSync(path, writeGguf(fields, new Map(some)));
+    return path;
+  });
+}
+
+function fieldOf(value: GgufValue): GgufField {
+  if (typeof value === "string") return { type: "string", value };
+  if (typeof value === "boolean") return { type: "bool", value };
+  if (Array.isArray(value)) return { type: "array", element: "string", value: value as string[] };
+  return Number.isInteger(value) && Number(value) > 1
+    ? { type: "uint32", value: Number(value) }
+    : { type: "float32", value: Number(value) };
 }
