@@ -15,7 +15,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { readSafetensors, writeSafetensors } from "../../src/formats/safetensors.ts";
 import { hubPlace, parseHubName } from "../../src/model/hub/place.ts";
@@ -23,7 +23,7 @@ import { findOrPull, type HubModelOptions, pullFromHub } from "../../src/model/h
 import { listModels, removeModel } from "../../src/model/store.ts";
 import { end, gitBlob, type HubFixture, serve, sha256, startHub, TOKEN } from "../unit/hub-server.ts";
 import { load } from "./converted-model.ts";
-import { writeGgufModel } from "./gguf-model.ts";
+import { writeGgufModel, writeGgufParts } from "./gguf-model.ts";
 import { shared } from "./golden.ts";
 
 const LLAMA = shared("golden/decoders/llama");
@@ -216,6 +216,24 @@ describe.skipIf(!existsSync(LLAMA))("pull, of GGUF files", () => {
     expect(listModels(cache, hubPlace(environment)).map(({ name, state }) => `${name} ${state}`)).toEqual(
       expect.arrayContaining(["org/tiny:f32 ready", "org/tiny:other ready"]),
     );
+  });
+});
+
+describe.skipIf(!existsSync(LLAMA))("pull, of a GGUF model in parts", () => {
+  test("all parts are fetched and checked, and make one archive; a second load asks nobody", async () => {
+    const files = serveTiny(new Map([["README.md", Buffer.from("# tiny")]]));
+    const whole = join(root, "tiny-F32.gguf");
+    writeGgufModel("llama", "llama", whole);
+    const parts = writeGgufParts(whole, join(root, "tiny-F32"), 2);
+    for (const part of parts) files.set(basename(part), readFileSync(part));
+    const archive = await pullFromHub(NAME, options());
+    expect(await opened(archive)).toMatchObject({
+      format: "gguf",
+      files: parts.map((part) => ({ name: basename(part), sha256: sha256(readFileSync(part)) })),
+    });
+    hub.asked.length = 0;
+    expect(await findOrPull(NAME, options())).toBe(archive);
+    expect(hub.asked).toEqual([]);
   });
 });
 

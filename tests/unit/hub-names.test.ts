@@ -45,6 +45,7 @@ describe("files", () => {
     "m-Q8_0.gguf",
     "mmproj-m.gguf",
     "big-00001-of-00002.gguf",
+    "big-00002-of-00002.gguf",
   ];
 
   test("safetensors before torch files before GGUF; tokenizer files come along", () => {
@@ -72,6 +73,7 @@ describe("files", () => {
     ["q8_0", "m-Q8_0.gguf"],
     ["Q4_K", "m-Q4_K.gguf"],
     ["Q4_K_M", "m-Q4_K_M.gguf"],
+    ["big", "big-00001-of-00002.gguf"],
   ])("%s names one GGUF file", (wanted, file) =>
     expect(chooseFiles("r", gguf, wanted)).toEqual({ kind: "gguf", file }),
   );
@@ -80,7 +82,7 @@ describe("files", () => {
     ["several and none named", null, /named; there are\n.*m-Q4_K\.gguf/],
     ["a part that fits several", "Q4", /"Q4" is a part of; there are\n {2}m-Q4_K\.gguf\n {2}m-Q4_K_M\.gguf/],
     ["a projector", "mmproj", /there are/],
-    ["a part of a split file", "big", /there are/],
+    ["a later part of a split file", "00002-of-00002", /there are/],
   ])("%s: the list is shown", (_, wanted, message) =>
     expect(() => chooseFiles("r", gguf, wanted)).toThrowError(
       expect.objectContaining({ code: "ERR_HUB_FILE", message: expect.stringMatching(message) }),

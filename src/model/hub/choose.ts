@@ -5,7 +5,10 @@ import { basename } from "node:path";
 import { DataError } from "../../errors.ts";
 import { HUB_FILES } from "../tokenizer-files.ts";
 
-/** A GGUF file by itself, or a folder's files; where `index` is given, its shards come on top. */
+/**
+ * A GGUF file by itself (of a split one the first part, see ggufParts), or a folder's files; where `index` is
+ * given, its shards come on top.
+ */
 export type HubChoice =
   | { kind: "gguf"; file: string }
   | { kind: "folder"; files: string[]; index: string | null };
@@ -64,15 +67,18 @@ function chooseGguf(where: string, ggufs: string[], wanted: string): string {
   const part = wanted.toLowerCase();
   const fits = ggufs.filter((file) => file.toLowerCase().includes(part));
   // "Q4_K" is a part of Q4_K_M too; who names it fully means it.
-  const exact = fits.filter((file) => new RegExp(`(^|[-._/])${literal(part)}\\.gguf$`, "i").test(file));
+  const exact = fits.filter((file) =>
+    new RegExp(`(^|[-._/])${literal(part)}(-00001-of-\\d{5})?\\.gguf$`, "i").test(file),
+  );
   if (exact.length === 1) return exact[0]!;
   if (fits.length === 1) return fits[0]!;
   throw undecided(where, `one GGUF file that "${wanted}" is a part of`, fits.length > 0 ? fits : ggufs);
 }
 
-// Parts of a split file and projectors of image models are no models by themselves.
+// Later parts of a split file and projectors of image models are no models by themselves.
 function isWholeGguf(file: string): boolean {
-  return file.endsWith(".gguf") && !/-\d{5}-of-\d{5}\.gguf$/.test(file) && !/(^|\/)mmproj/i.test(file);
+  const later = /-\d{5}-of-\d{5}\.gguf$/.test(file) && !/-00001-of-\d{5}\.gguf$/.test(file);
+  return file.endsWith(".gguf") && !later && !/(^|\/)mmproj/i.test(file);
 }
 
 function literal(text: string): string {

@@ -3,11 +3,12 @@
 
 import { createHash } from "node:crypto";
 import { readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { ServiceError } from "../../errors.ts";
 import { archivePath, convertedArchive, isFile, type StoreOptions } from "../archives.ts";
 import { cacheFolder } from "../cache-folder.ts";
 import { sha256OfFile } from "../convert.ts";
+import { ggufParts } from "../gguf-parts.ts";
 import { type HubFile, type HubRequest, hubFile, hubRepository } from "./api.ts";
 import { bringFile, repositoryFolder, snapshotFolder, writeCommit } from "./cache.ts";
 import { chooseFiles, shardsOf } from "./choose.ts";
@@ -71,7 +72,7 @@ export async function pullFromHub(name: HubName, options: HubModelOptions = {}):
   const folder = repositoryFolder(place, name.repository);
   const choice = chooseFiles(label, repo.files, name.file);
   const files: HubFile[] = [];
-  for (const path of choice.kind === "gguf" ? [choice.file] : choice.files)
+  for (const path of choice.kind === "gguf" ? ggufParts(choice.file) : choice.files)
     files.push(await hubFile(repo, path, request));
   if (choice.kind === "folder" && choice.index !== null) {
     const index = files.find((file) => file.path === choice.index)!;
@@ -151,7 +152,7 @@ function isKnownWhole(cache: string, { name, commit }: Snapshot): boolean {
 async function isIntact({ source, files }: Snapshot, { signal }: HubModelOptions): Promise<boolean> {
   for (const { path, etag } of files) {
     if (etag.length !== 64) continue;
-    const place = source.endsWith(".gguf") ? source : join(source, path);
+    const place = source.endsWith(".gguf") ? join(dirname(source), basename(path)) : join(source, path);
     if ((await sha256OfFile(place, signal)) !== etag) return false;
   }
   return true;

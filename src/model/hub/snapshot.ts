@@ -5,6 +5,7 @@ import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { SteerError } from "../../errors.ts";
 import { MODEL_TYPES } from "../families/index.ts";
+import { ggufParts } from "../gguf-parts.ts";
 import { cachedEtag, knownCommit, repositoryFolder, snapshotFolder } from "./cache.ts";
 import { chooseFiles, type HubChoice, shardsOf } from "./choose.ts";
 import type { HubName, HubPlace } from "./place.ts";
@@ -60,7 +61,7 @@ export function listSnapshots(place: HubPlace): Snapshot[] {
 }
 
 function snapshotOf(name: HubName, commit: string, folder: string, choice: HubChoice): Snapshot {
-  const paths = choice.kind === "gguf" ? [choice.file] : [...choice.files];
+  const paths = choice.kind === "gguf" ? ggufParts(choice.file) : [...choice.files];
   if (choice.kind === "folder" && choice.index !== null)
     paths.push(...shardsOf(choice.index, readFileSync(join(folder, choice.index), "utf8")));
   const files = paths.map((path) => ({
