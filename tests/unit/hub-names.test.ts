@@ -79,7 +79,7 @@ describe("files", () => {
   );
 
   test.each([
-    ["several and none named", null, /named; there are\n.*m-Q4_K\.gguf/],
+    ["several and none named", null, /named; there are\n {2}big-00001-of-00002\.gguf\n {2}m-Q4_K\.gguf/],
     ["a part that fits several", "Q4", /"Q4" is a part of; there are\n {2}m-Q4_K\.gguf\n {2}m-Q4_K_M\.gguf/],
     ["a projector", "mmproj", /there are/],
     ["a later part of a split file", "00002-of-00002", /there are/],
