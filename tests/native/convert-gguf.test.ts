@@ -56,7 +56,7 @@ describe.skipIf(!existsSync(DECODERS))("one checkpoint, two containers", () => {
     ["mixtral", "llama"],
     // Files of before April 2024 have a tensor for each expert.
     ["mixtral", "llama", "apart"],
-  ])("%s as GGUF gives the same logits: %s %s", async (family, architecture, experts = "together") => {
+  ])("%s as GGUF (%s) gives the same logits", async (family, architecture, experts = "together") => {
     const gguf = join(folder, `${family}.gguf`);
     const decoders = /^(mixtral|gemma)$/.test(family) ? OWN_DECODERS : DECODERS;
     writeGgufModel(family, architecture, gguf, decoders, experts === "together");
