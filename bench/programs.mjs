@@ -16,6 +16,7 @@
 //
 // The engine gives each request a compiled program of its own, so 256 requests with one program and with
 // 256 programs run the same code; what can differ is memory: K x layers x width x 4 bytes of vectors.
+import { basename } from "node:path";
 import { parseArgs } from "node:util";
 import { SteerModel } from "../dist/index.js";
 import { loadAddon } from "../dist/native/loader.js";
@@ -136,7 +137,7 @@ function report(name, { batch, steps, cases, measured, notes }) {
     {
       ...{ name: `programs-${name}`, addon },
       lines: [
-        `${args.model} ${args.dtype}, ${threads} threads, ${batch} requests at once, all ${layers} layers, ${steps} decode steps a run, ${measured.rounds} rounds A B B A against the unsteered batch`,
+        `${basename(args.model)} ${args.dtype}, ${threads} threads, ${batch} requests at once, all ${layers} layers, ${steps} decode steps a run, ${measured.rounds} rounds A B B A against the unsteered batch`,
       ],
       tables: [
         {

@@ -19,7 +19,7 @@
 // so do tokens after a while.
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { parseArgs } from "node:util";
 import { loadAddon } from "../dist/native/loader.js";
 import { writeVariant } from "../scripts/lib/gguf-variant.mjs";
@@ -211,7 +211,7 @@ function report() {
     {
       ...{ name: "throughput", addon, tables },
       lines: [
-        `${args.model}, ${threads} threads, prompt ${prompt}, greedy, decode steps at full batch, all sides in turns`,
+        `${basename(args.model)}, ${threads} threads, prompt ${prompt}, greedy, decode steps at full batch, all sides in turns`,
       ],
       notes: [
         ...(python ? [`Transformers ${python.version}: a loop over model(...) with forward hooks`] : []),
