@@ -2,7 +2,7 @@
 // What steering costs against the number of different programs in a batch, and for every operation.
 //
 //   npm run bench:programs [-- --table batch32,batch256,operations --seconds 280 --rounds 99 --quick --save
-//                              --model NAME --dtype float32 --threads 2]
+//                              --model NAME --dtype float32 --threads 2 --counts 1,256 --kinds add,cap]
 //
 // Method. N requests decode in lockstep, greedily, every one with a program at all layers; of the N programs
 // K are different, request i has program i mod K. Measured is the decode step alone, at full batch: joining,
@@ -35,6 +35,9 @@ const { values: args } = parseArgs({
     table: { type: "string", default: "batch32,operations,batch256" },
     seconds: { type: "string", default: "280" },
     rounds: { type: "string", default: "99" },
+    // Only these of a table's cases.
+    counts: { type: "string" },
+    kinds: { type: "string" },
     quick: { type: "boolean", default: false },
     save: { type: "boolean", default: false },
   },
@@ -48,7 +51,7 @@ const kinds = Object.keys(PROGRAMS);
 /** share: of the time, when several tables are asked for. */
 const TABLES = {
   batch32: { batch: 32, share: 3, cases: sweep(doubling(32), ["add", MIX]) },
-  batch256: { batch: 256, share: 5, cases: sweep(doubling(256), ["add"]) },
+  batch256: { batch: 256, share: 5, cases: [...sweep(doubling(256), ["add"]), ...sweep([1, 256], [MIX])] },
   operations: { batch: 32, share: 4, cases: kinds.flatMap((kind) => sweep([1, 32], [kind])) },
 };
 const QUICK = { batch: 16, share: 1, cases: sweep([1, 4, 16], ["add", MIX]) };
@@ -168,5 +171,10 @@ function report(name, { batch, steps, cases, measured, notes }) {
 function pick(names) {
   for (const name of names)
     if (!(name in TABLES)) throw new RangeError(`--table: expected ${Object.keys(TABLES)}, got ${name}`);
-  return Object.fromEntries(names.map((name) => [name, TABLES[name]]));
+  const counts = args.counts?.split(",").map(Number);
+  const wanted = args.kinds?.split(",");
+  const kept = ({ kind, count }) => (counts?.includes(count) ?? true) && (wanted?.includes(kind) ?? true);
+  return Object.fromEntries(
+    names.map((name) => [name, { ...TABLES[name], cases: TABLES[name].cases.filter(kept) }]),
+  );
 }

@@ -21,16 +21,16 @@ export const KINDS = {
     push: new Array(RANK).fill(0.02),
     keep: 0.95,
   }),
-  "add, norm kept": (v) => ({ op: "add", vector: v(), scale: 0.3, keepNorm: true }),
-  "add, gated on its own row": (v) => ({
+  "add keeping the norm": (v) => ({ op: "add", vector: v(), scale: 0.3, keepNorm: true }),
+  "add gated on its own row": (v) => ({
     ...{ op: "add", vector: v(), scale: 0.3 },
     gate: { direction: v(), threshold: -1e6 },
   }),
-  "add, gated on an earlier layer": (v, layer) => ({
+  "add gated on an earlier layer": (v, layer) => ({
     ...{ op: "add", vector: v(), scale: 0.3 },
     gate: { layer: Math.max(0, layer - 1), direction: v(), threshold: -1e6 },
   }),
-  "add, scheduled": (v) => ({
+  "add on a schedule": (v) => ({
     ...{ op: "add", vector: v(), scale: 0.3 },
     schedule: [
       [0, 1],
