@@ -93,7 +93,7 @@ async function gguf() {
   const found = compareTypes(loadAddon(), { readSafetensors, toFloat32 }, python, Number(values.elements));
   console.log(`${machineLine(loadAddon())}; gguf ${found.version}\n`);
   printTable(
-    ["type", "elements", "bits that differ", "max |delta|"],
+    ["type", "elements", "with other bits", "largest difference"],
     found.types.map(({ type, elements, differing, worst }) => [type, elements, differing, worst]),
   );
 }
