@@ -14,6 +14,7 @@ import { readNpy } from "../../src/formats/npy.ts";
 import { readSafetensors } from "../../src/formats/safetensors.ts";
 import { toFloat32, toIntegers } from "../../src/formats/tensor.ts";
 import { SteerModel } from "../../src/model/steer-model.ts";
+import { listModels } from "../../src/model/store.ts";
 import { cli, ensureBuilt } from "../cli/run-cli.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -209,6 +210,35 @@ print(json.dumps({"sum": float(np.abs(st["layers.3"].astype(np.float64)).sum()),
   const sum = wanted.sites.get("layers.3")!.reduce((total, x) => total + Math.abs(x), 0);
   expect(Math.abs(told.sum / sum - 1)).toBeLessThan(1e-12);
 });
+
+const CHAT_MODEL = "smollm2-135m-instruct";
+const state = listModels().find(({ name }) => name === CHAT_MODEL)?.state;
+test.skipIf(state !== "ready" && state !== "fetched")(
+  "conversations are stored with the message of each row, and by message alone when asked",
+  async () => {
+    const chatModel = await SteerModel.load(CHAT_MODEL, { device: "cpu", quantize: "stored" });
+    const chat = [
+      { role: "system", content: "Be brief." },
+      { role: "user", content: "Say hi." },
+      { role: "assistant", content: "Hi." },
+      { role: "user", content: "Again" },
+    ];
+    const options = { sites: [3], maxTokens: 4, temperature: 0, ignoreEos: true } as const;
+    const { boundaries } = await chatModel.chat(chat, { maxTokens: 4, temperature: 0, ignoreEos: true });
+    const of = (position: number) => boundaries.findIndex(({ endToken }) => position < endToken);
+    await chatModel.captureToFile(file("chat.safetensors"), [chat, "no conversation"], options);
+    const { tensors } = readSafetensors(file("chat.safetensors"));
+    const [text, position, message] = ["text", "position", "message"].map((name) =>
+      toIntegers(tensors.get(name)!),
+    );
+    expect(message).toEqual(position!.map((each, row) => (text![row] === 0 ? of(each) : -1)));
+    expect(new Set(message)).toEqual(new Set([0, 1, 2, 3, 4, -1]));
+    const picked = { ...options, messages: ["answer", 1], pool: "mean" } as const;
+    await chatModel.captureToFile(file("picked.safetensors"), [chat, chat.slice(0, 2)], picked);
+    expect(readSafetensors(file("picked.safetensors")).tensors.get("layers.3")!.shape).toEqual([2, 576]);
+    await chatModel.dispose();
+  },
+);
 
 describe("a stream of prompts", () => {
   test("gives all rows of one prompt before the next, its answer last, and ends when it is left", async () => {
