@@ -12,7 +12,7 @@ import { safetensorsHeader } from "../formats/safetensors.ts";
 import { asBytes, DTYPE_BYTES, type TensorDtype } from "../formats/tensor.ts";
 import { checkOneOf, checkString } from "../steering/check.ts";
 import { messageOf } from "./capture-messages.ts";
-import { type CaptureRun, type CaptureStreamOptions, mostRows, valuesOf } from "./capture-run.ts";
+import { type CaptureRun, type CaptureStreamOptions, mostRowsOf, valuesOf } from "./capture-run.ts";
 import type { CaptureChunk, CaptureEnd } from "./capture-stream.ts";
 import type { RequestModel } from "./request.ts";
 
@@ -101,7 +101,7 @@ function planOf(run: CaptureRun, model: RequestModel): { mostRows: number[]; con
   const rows = run.prompts.map((_, index) => {
     const request = run.compile(index);
     conversations ||= request.boundaries() !== undefined;
-    return mostRows(request.native.captures[0]!, request, model);
+    return mostRowsOf(request, model);
   });
   return { mostRows: rows, conversations };
 }
@@ -119,7 +119,10 @@ function columnsOf(run: CaptureRun, model: RequestModel, store: Store, conversat
   ];
   if (conversations)
     columns.push({ name: "message", dtype: "I32", values: null, of: messagesOf(run, positions) });
-  for (const capture of captures) {
+  // Of a site that is pooled by message each message has a capture of its own.
+  for (const capture of captures.filter(
+    (each, i) => captures.findIndex(({ site }) => site === each.site) === i,
+  )) {
     const values = valuesOf(capture, model);
     const { site, reduce } = capture;
     if (reduce && reduce.topK > 0)

@@ -11,7 +11,7 @@ export type MessageReference = number | string;
 /** Rows of the answer have no end yet; positions are int32. */
 const OPEN_END = 0x7fffffff;
 
-/** Pairs [start, end) of absolute positions, ascending. @throws TypeError / RangeError ERR_MESSAGES. */
+/** Pairs [start, end) of absolute positions, one a message, ascending; undefined = all. @throws TypeError / RangeError ERR_MESSAGES. */
 export function compileMessages(
   given: unknown,
   boundaries: readonly MessageBoundary[] | undefined,
@@ -25,7 +25,8 @@ export function compileMessages(
       "a conversation as the prompt",
       "text, tokens or embeddings",
     );
-  const references: unknown[] = Array.isArray(given) ? given : [given];
+  const all = [...boundaries.keys(), boundaries.length];
+  const references: unknown[] = given === undefined ? all : Array.isArray(given) ? given : [given];
   const chosen = new Set<number>();
   references.forEach((reference, i) => {
     const at = Array.isArray(given) ? `${where}[${i}]` : where;

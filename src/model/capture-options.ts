@@ -24,6 +24,8 @@ export interface CaptureSelection {
   messages?: MessageReference | readonly MessageReference[];
   /** "none" (default) gives every row; the others one row over the selected ones. */
   pool?: "none" | "mean" | "last" | "first";
+  /** "message": a pooled row for each message (of `messages`, else of all and the answer), in their order. */
+  poolBy?: "request" | "message";
   /** Numbers to keep of each row, computed on the device, instead of the whole row. */
   reduce?: CaptureReduction;
 }
@@ -48,8 +50,17 @@ export interface CaptureOptions extends CaptureSelection, CaptureBuffering {
   onRows?: (rows: Record<string, Capture>) => void | Promise<void>;
 }
 
+const POOL_BY = ["request", "message"] as const;
 const POOLS = ["none", "mean", "last", "first"] as const;
-export const SELECTION_KEYS = ["sites", "phase", "positions", "messages", "pool", "reduce"] as const;
+export const SELECTION_KEYS = [
+  "sites",
+  "phase",
+  "positions",
+  "messages",
+  "pool",
+  "poolBy",
+  "reduce",
+] as const;
 export const BUFFERING_KEYS = ["chunkBytes", "bufferBytes"] as const;
 export const DEFAULT_CHUNK_BYTES = 1 << 20;
 export const DEFAULT_BUFFER_BYTES = 64 << 20;
@@ -76,19 +87,29 @@ export function compileCaptures(
   const pool = checkOneOf("capture.pool", options.pool ?? "none", POOLS);
   if (options.messages !== undefined && options.positions !== undefined)
     throw misuse(TypeError, "ERR_ARGUMENT_TYPE", "capture", "either positions or messages", "both");
+  const byMessage = checkOneOf("capture.poolBy", options.poolBy ?? "request", POOL_BY) === "message";
+  if (byMessage && (pool === "none" || options.positions !== undefined))
+    throw misuse(
+      TypeError,
+      "ERR_ARGUMENT_TYPE",
+      "capture.poolBy",
+      "a pool and no positions",
+      pool === "none" ? "no pool" : "positions",
+    );
   const positions =
-    options.messages === undefined
+    options.messages === undefined && !byMessage
       ? compilePositions(options.positions, "capture.positions", promptLength)
       : compileMessages(options.messages, boundaries(), "capture.messages");
+  // One capture a message: the engine pools them side by side, the answer joins their rows again.
+  const parts = byMessage
+    ? Array.from({ length: positions!.length / 2 }, (_, i) => positions!.slice(2 * i, 2 * i + 2))
+    : [positions];
   // Asked for twice is read once: both names would be the same key of the answer.
   const sites = new Set(options.sites.map((site, i) => resolveSite(site, table, `capture.sites[${i}]`)));
-  return [...sites].map((site) => ({
-    site: site.name,
-    phase,
-    positions,
-    pool,
-    reduce: compileReduction(options.reduce, site, pool),
-  }));
+  return [...sites].flatMap((site) => {
+    const reduce = compileReduction(options.reduce, site, pool);
+    return parts.map((part) => ({ site: site.name, phase, positions: part, pool, reduce }));
+  });
 }
 
 /** How the rows leave: in the answer, or to onRows. */

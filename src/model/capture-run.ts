@@ -78,6 +78,7 @@ export function openCaptureRun(
     positions,
     messages,
     pool,
+    poolBy,
     reduce,
     chunkBytes,
     bufferBytes,
@@ -96,7 +97,7 @@ export function openCaptureRun(
   });
   const share = Math.max(1, Math.floor(buffering.bufferBytes / side));
   const selection = Object.fromEntries(
-    Object.entries({ sites, phase, positions, messages, pool, reduce }).filter(
+    Object.entries({ sites, phase, positions, messages, pool, poolBy, reduce }).filter(
       ([, value]) => value !== undefined,
     ),
   ) as unknown as CaptureSelection;
@@ -144,8 +145,17 @@ export function valuesOf({ site, reduce }: NativeCapture, model: RequestModel): 
   return reduce.weight ? reduce.weight.length / width : model.vocabSize;
 }
 
+/** Most rows a site can bring, over all its captures. */
+export function mostRowsOf(request: CompiledRequest, model: RequestModel): number {
+  const [first, ...others] = request.native.captures;
+  return [first!, ...others.filter(({ site }) => site === first!.site)].reduce(
+    (sum, capture) => sum + mostRows(capture, request, model),
+    0,
+  );
+}
+
 /** Most rows a capture can bring: positions it selects up to the longest the sequence may become. */
-export function mostRows(
+function mostRows(
   { phase, positions, pool }: NativeCapture,
   request: CompiledRequest,
   model: RequestModel,

@@ -159,12 +159,24 @@ function changesNothing(operation: NativeOperation): boolean {
 
 export function captureResults(captures: readonly NativeCaptureResult[]): Record<string, Capture> {
   const bySite: Record<string, Capture> = {};
-  for (const { site, data, positions, width, indices } of captures)
-    bySite[site] = {
+  for (const { site, data, positions, width, indices } of captures) {
+    const one: Capture = {
       ...{ site, data, shape: [positions.length, width], positions },
       ...(indices.length > 0 ? { indices } : {}),
     };
+    const before = bySite[site];
+    bySite[site] = before ? joined(before, one) : one;
+  }
   return bySite;
+}
+
+/** Rows of the same site that were pooled apart. */
+function joined(a: Capture, b: Capture): Capture {
+  const data = new Float32Array(a.data.length + b.data.length);
+  data.set(a.data);
+  data.set(b.data, a.data.length);
+  const positions = Int32Array.of(...a.positions, ...b.positions);
+  return { site: a.site, data, shape: [positions.length, a.shape[1]], positions };
 }
 
 /** { probes } of an answer, by name; {} when none were asked for. */

@@ -236,6 +236,29 @@ test.skipIf(state !== "ready" && state !== "fetched")(
     const picked = { ...options, messages: ["answer", 1], pool: "mean" } as const;
     await chatModel.captureToFile(file("picked.safetensors"), [chat, chat.slice(0, 2)], picked);
     expect(readSafetensors(file("picked.safetensors")).tensors.get("layers.3")!.shape).toEqual([2, 576]);
+    // Pooled by message: the mean of each message's rows, its last position beside it.
+    await chatModel.captureToFile(file("means.safetensors"), chat, {
+      ...options,
+      pool: "mean",
+      poolBy: "message",
+    });
+    const means = readSafetensors(file("means.safetensors")).tensors;
+    expect(toIntegers(means.get("message")!)).toEqual([0, 1, 2, 3, 4]);
+    const whole = toFloat32(tensors.get("layers.3")!);
+    const got = toFloat32(means.get("layers.3")!);
+    let most = 0;
+    for (let m = 0; m < 5; m++) {
+      const rows = message!.flatMap((each, row) => (each === m ? [row] : []));
+      expect(toIntegers(means.get("position")!)[m]).toBe(position![rows.at(-1)!]);
+      for (let k = 0; k < 576; k++) {
+        const mean = rows.reduce((sum, row) => sum + whole[row * 576 + k]!, 0) / rows.length;
+        most = Math.max(most, Math.abs(mean - got[m * 576 + k]!) / Math.max(1, Math.abs(mean)));
+      }
+    }
+    expect(most, "worst relative deviation of a mean").toBeLessThan(1e-6);
+    await expect(
+      chatModel.forward(chat, { capture: { sites: [3], poolBy: "message" } }),
+    ).rejects.toMatchObject({ code: "ERR_ARGUMENT_TYPE" });
     await chatModel.dispose();
   },
 );

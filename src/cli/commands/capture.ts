@@ -32,6 +32,7 @@ interface Flags extends ModelFlags, Omit<SteeringFlags, "layer" | "site"> {
   rows?: "all" | "prompt" | "generation";
   message?: string[];
   pool: "none" | "mean" | "last" | "first";
+  poolBy: "request" | "message";
   maxTokens: number;
   store: NonNullable<CaptureFileOptions["dtype"]>;
   together: number;
@@ -61,6 +62,11 @@ export function register(program: Command): void {
       new Option("--pool <how>", "one row a text over its tokens, or every row")
         .choices(["none", "mean", "last", "first"])
         .default("none"),
+    )
+    .addOption(
+      new Option("--pool-by <what>", "with --pool: a row a text, or a row a message of conversations")
+        .choices(["request", "message"])
+        .default("request"),
     )
     .option("-n, --max-tokens <n>", "tokens to generate after each text, read too", naturalNumber, 0)
     .addOption(new Option("--rows <which>", "rows to read").choices(["all", "prompt", "generation"]))
@@ -108,6 +114,7 @@ async function capture(input: string, flags: Flags & SteeringFlags, signal: Abor
       }),
       sites: sitesOf(flags.at, model),
       pool: flags.pool,
+      poolBy: flags.poolBy,
       maxTokens: flags.maxTokens,
       dtype: flags.store,
       together: flags.together,
