@@ -32,6 +32,9 @@ export interface CapturedFile {
   shapes: Record<string, [rows: number, values: number]>;
 }
 
+/** A chunk is a write a column: fewer and larger ones than a stream's. */
+export const FILE_CHUNK_BYTES = 8 << 20;
+
 type Store = "float32" | "bfloat16" | "float16";
 const STORES = ["float32", "bfloat16", "float16"] as const;
 const STORED: Record<Store, TensorDtype> = { float32: "F32", bfloat16: "BF16", float16: "F16" };

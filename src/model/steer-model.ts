@@ -9,7 +9,13 @@ import { translateNativeError } from "../native/error-map.ts";
 import { loadAddon } from "../native/loader.ts";
 import { checkObject, checkString } from "../steering/check.ts";
 import type { Site } from "../steering/sites.ts";
-import { type CapturedFile, type CaptureFileOptions, captureToFile, fileOrder } from "./capture-files.ts";
+import {
+  type CapturedFile,
+  type CaptureFileOptions,
+  captureToFile,
+  FILE_CHUNK_BYTES,
+  fileOrder,
+} from "./capture-files.ts";
 import {
   type CaptureRun,
   type CaptureStreamOptions,
@@ -229,7 +235,8 @@ export class SteerModel {
     this.#live();
     const { dtype, onResult, ...rest } = checkObject("captureToFile", options) as Partial<CaptureFileOptions>;
     const opened = openCaptureOptions("captureToFile", rest);
-    const run = this.#captureRun(prompts, { ...opened, order: opened.order ?? fileOrder(path) });
+    const order = opened.order ?? fileOrder(path);
+    const run = this.#captureRun(prompts, { chunkBytes: FILE_CHUNK_BYTES, ...opened, order });
     const file = {
       ...(dtype === undefined ? {} : { dtype }),
       ...(onResult === undefined ? {} : { onResult }),
