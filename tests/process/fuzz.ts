@@ -30,7 +30,7 @@ export function fuzzSources(folder: string): Record<string, string> {
   return { safetensors, gguf, torch };
 }
 
-/** Runs `count` damaged copies and checks how they ended. */
+/** Runs `count` damaged copies and checks how they ended; one that hangs ends at the time-out of them all. */
 export function fuzz(kind: string, source: string, count: number, seed: number): void {
   const ran = spawnSync(process.execPath, ["--expose-gc", SCRIPT, source, String(count), String(seed)], {
     encoding: "utf8",
@@ -53,5 +53,4 @@ export function fuzz(kind: string, source: string, count: number, seed: number):
   expect(told.left).toEqual([]);
   // Files of a few hundred kilobytes: what a lying size asks for would be gigabytes.
   expect(told.grown).toBeLessThan(300e6);
-  expect(told.slowest).toBeLessThan(30_000);
 }
