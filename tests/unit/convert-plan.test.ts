@@ -114,6 +114,8 @@ describe("refusals", () => {
     ["a list", "[]", "ERR_CHECKPOINT"],
     ["no hidden size", { ...CONFIG, hidden_size: undefined, n_embd: undefined }, "ERR_CONFIG"],
     ["a text for a number", { ...CONFIG, num_hidden_layers: "many" }, "ERR_CONFIG"],
+    ["more layers than weights could be of", { ...CONFIG, num_hidden_layers: 2 ** 31 }, "ERR_CONFIG"],
+    ["a head wider than any", { ...CONFIG, head_dim: 2 ** 31 }, "ERR_CONFIG"],
     ["heads that do not divide", { ...CONFIG, num_attention_heads: 3, num_key_value_heads: 2 }, "ERR_CONFIG"],
     ["an unknown activation", { ...CONFIG, hidden_act: "toString" }, "ERR_CONFIG"],
     ["an unknown rope", { ...CONFIG, rope_scaling: { rope_type: "spiral", factor: 2 } }, "ERR_ROPE_UNKNOWN"],

@@ -4,6 +4,7 @@
 
 import { ModelError } from "../../errors.ts";
 import type { NativeConvertPlan, NativeModulePlan, NativeWeightSource } from "../../native/contract.ts";
+import type { ConfigReader } from "./config-reader.ts";
 import type { Rope } from "./rope.ts";
 
 /** A weight of a checkpoint, by its Hugging Face name. */
@@ -65,6 +66,16 @@ export class ArchiveBuilder {
 
   constructor(weights: CheckpointWeights) {
     this.weights = weights;
+  }
+
+  /**
+   * A count of config.json (layers, experts) that the plan repeats its work for. Each has weights of its own,
+   * so a count far above their number is a lie, refused before it takes memory. Throws ERR_CONFIG.
+   */
+  count(config: ConfigReader, key: string, value: number): number {
+    const most = Math.max(1024, this.weights.size);
+    if (value <= most) return value;
+    throw config.bad(key, `at most ${most} for ${this.weights.size} weights`, value);
   }
 
   /** True when the checkpoint has a weight of this name. */

@@ -10,7 +10,7 @@ import { ropeOf } from "./rope.ts";
 export const gptNeox: Family = { modelTypes: ["gpt_neox"], source: "gpt_neox", plan: planGptNeox };
 
 function planGptNeox(config: ConfigReader, build: ArchiveBuilder): DecoderShape {
-  const layers = config.int("num_hidden_layers");
+  const layers = build.count(config, "num_hidden_layers", config.int("num_hidden_layers"));
   const hiddenSize = config.int("hidden_size");
   const vocabSize = config.int("vocab_size");
   const inner = config.int("intermediate_size");

@@ -9,7 +9,7 @@ import { activationOf, checkHeads, type DecoderShape, type Family } from "./fami
 export const gpt2: Family = { modelTypes: ["gpt2"], source: "gpt2", plan: planGpt2 };
 
 function planGpt2(config: ConfigReader, build: ArchiveBuilder): DecoderShape {
-  const layers = config.int("n_layer");
+  const layers = build.count(config, "n_layer", config.int("n_layer"));
   const hiddenSize = config.int("n_embd");
   const vocabSize = config.int("vocab_size");
   const heads = config.int("n_head");

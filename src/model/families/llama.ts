@@ -54,7 +54,7 @@ export const llama: Family = {
 
 /** The whole tree of a Llama-like decoder. */
 export function planLlamaLike(config: ConfigReader, build: ArchiveBuilder, variant: Variant): DecoderShape {
-  const layers = config.int("num_hidden_layers");
+  const layers = build.count(config, "num_hidden_layers", config.int("num_hidden_layers"));
   const hiddenSize = config.int("hidden_size");
   const vocabSize = config.int("vocab_size");
   const inner = config.int("intermediate_size");

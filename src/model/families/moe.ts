@@ -22,7 +22,9 @@ export const moe: Family = {
   plan(config, build) {
     const isMixtral = config.string("model_type") === "mixtral";
     const names = isMixtral ? MIXTRAL : QWEN;
-    const experts = config.int("num_local_experts", config.int("num_experts", isMixtral ? 8 : 128));
+    const told = config.int("num_local_experts", config.int("num_experts", isMixtral ? 8 : 128));
+    const experts = build.count(config, "num_local_experts", told);
+    build.count(config, "num_hidden_layers", (config.int("num_hidden_layers") * experts) / 64);
     const bias = config.bool("attention_bias", false);
     const shape = planLlamaLike(config, build, {
       qkvBias: bias,

@@ -29,8 +29,12 @@ export interface RopeShape {
   partial?: number;
 }
 
+const WIDEST_HEAD = 1 << 16;
+
 /** Both spellings are read: rope_parameters { rope_theta, rope_type, ... } and rope_theta + rope_scaling. */
 export function ropeOf(config: ConfigReader, shape: RopeShape): Rope {
+  // A table is made of it: what no head has is a lie, refused before it takes memory.
+  if (!(shape.headDim <= WIDEST_HEAD)) throw config.bad("head_dim", `at most ${WIDEST_HEAD}`, shape.headDim);
   const outer = config.object("rope_parameters");
   const parameters = (shape.layerType && outer?.object(shape.layerType)) || outer;
   // Gemma 3's old spelling: its windows have a base of their own and no scaling.
