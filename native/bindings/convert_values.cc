@@ -345,12 +345,16 @@ Napi::Object to_js(Napi::Env env, Result result) {
   out.Set("queuedMs", number(result.queued_ms));
   out.Set("promptMs", number(result.prompt_ms));
   out.Set("generateMs", number(result.generate_ms));
+  out.Set("queuedSteps", number(static_cast<double>(result.queued_steps)));
+  out.Set("promptSteps", number(static_cast<double>(result.prompt_steps)));
+  out.Set("generateSteps", number(static_cast<double>(result.generate_steps)));
+  out.Set("preemptions", number(static_cast<double>(result.preemptions)));
   return out;
 }
 
 Napi::Object to_js(Napi::Env env, const EngineStats& stats) {
   Napi::Object out = Napi::Object::New(env);
-  const auto set = [&](const char* name, int64_t value) {
+  const auto set = [&](const char* name, auto value) {
     out.Set(name, Napi::Number::New(env, static_cast<double>(value)));
   };
   set("running", stats.running);
@@ -360,10 +364,25 @@ Napi::Object to_js(Napi::Env env, const EngineStats& stats) {
   set("promptTokens", stats.prompt_tokens);
   set("generatedTokens", stats.generated_tokens);
   set("cachedTokens", stats.cached_tokens);
+  set("recomputedTokens", stats.recomputed_tokens);
+  set("preemptions", stats.preemptions);
+  set("stepRows", stats.step_rows);
+  set("stepSequences", stats.step_sequences);
+  set("largestStepRows", stats.largest_step_rows);
+  set("meanStepRows", stats.mean_step_rows);
+  set("meanStepSequences", stats.mean_step_sequences);
+  set("stepSeconds", stats.step_seconds);
+  set("promptTokensPerSecond", stats.prompt_tokens_per_second);
+  set("generatedTokensPerSecond", stats.generated_tokens_per_second);
   set("cacheBlocks", stats.cache_blocks);
   set("cacheBlocksUsed", stats.cache_blocks_used);
+  set("cacheBlocksKept", stats.cache_blocks_kept);
+  set("cacheLookups", stats.cache_lookups);
+  set("cacheHits", stats.cache_hits);
+  set("cacheEvictions", stats.cache_evictions);
   set("weightBytes", stats.weight_bytes);
   set("cacheBytes", stats.cache_bytes);
+  set("captureBytes", stats.capture_bytes);
   return out;
 }
 

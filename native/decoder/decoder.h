@@ -78,6 +78,8 @@ class Decoder {
   // Blocks of the cache, 0 when the decoder keeps its own state per sequence.
   virtual int64_t cache_blocks() const = 0;
   virtual int64_t cache_block_bytes() const = 0;
+  // Copies the keys and values of one cache block over another's.
+  virtual void copy_block(int64_t from, int64_t to) { (void)from, (void)to; }
   // Log-probabilities [n, vocab] of rows of the residual stream [n, hidden] as if they were the last layer's,
   // float32 on the device. Sites must be idle.
   virtual at::Tensor lens(const at::Tensor& rows);

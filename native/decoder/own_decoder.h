@@ -21,6 +21,7 @@ class OwnDecoder : public Decoder {
   int64_t max_sequences() const override { return max_batch_; }
   int64_t cache_blocks() const override { return cache_->blocks(); }
   int64_t cache_block_bytes() const override { return block_bytes_; }
+  void copy_block(int64_t from, int64_t to) override { cache_->copy_block(from, to); }
   std::vector<std::pair<std::string, std::string>> module_tree() const override;
 
  private:

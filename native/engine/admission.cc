@@ -1,45 +1,81 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who starts, with which cache blocks: programs compiled, the longest cached prefix shared, blocks taken
-// for the longest sequence the request may become.
+// Who runs, with which cache blocks. Age decides: an older request that waits for room gets it from
+// younger ones as soon as theirs suffices, and the oldest never gives anything up, so each is served
+// within a bounded number of steps. In the meantime younger ones may use what would lie idle.
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <limits>
+#include <unordered_map>
 
 #include "errors.h"
 #include "ops/backend.h"
 
 namespace chatspace {
+namespace {
 
-int64_t Engine::longest(const Sequence& sequence) const {
-  const int64_t wanted = sequence.prompt + std::max<int64_t>(sequence.spec.max_tokens, 0);
+// Requests looked at beyond the first one that has to wait.
+constexpr int64_t kLookAhead = 16;
+
+bool yields(const Sequence& holder, const Sequence& wanting) { return holder.paused() || holder.id > wanting.id; }
+
+bool older(const std::unique_ptr<Sequence>& a, int64_t id) { return a->id < id; }
+
+int64_t blocks_of(int64_t positions) { return (positions + kBlockTokens - 1) / kBlockTokens; }
+
+}  // namespace
+
+int64_t Engine::blocks_now(const Sequence& sequence) { return blocks_of(sequence.length()); }
+
+int64_t Engine::most_positions(const Sequence& sequence) const {
+  // The last generated token is never fed back, so it needs no place.
+  const int64_t wanted = sequence.prompt + std::max<int64_t>(sequence.spec.max_tokens, 1) - 1;
   const int64_t context = decoder_->info().context_length;
-  return context > 0 ? std::min(wanted, context) : wanted;
+  return context > 0 ? std::max(sequence.prompt, std::min(wanted, context)) : wanted;
 }
 
-int64_t Engine::blocks_for(const Sequence& sequence) const {
-  // The last generated token is never fed back, so it needs no place.
-  const int64_t positions = std::max(sequence.prompt, longest(sequence) - 1);
-  return (positions + kBlockTokens - 1) / kBlockTokens;
+int64_t Engine::most_blocks(const Sequence& sequence) const { return blocks_of(most_positions(sequence)); }
+
+size_t Engine::places() const { return static_cast<size_t>(std::min(options_.max_batch, options_.token_budget)); }
+
+size_t Engine::active() const {
+  return static_cast<size_t>(
+      std::count_if(running_.begin(), running_.end(), [](const auto& sequence) { return !sequence->paused(); }));
+}
+
+Sequence* Engine::victim_for(const Sequence& wanting) const {
+  const auto paused = std::find_if(running_.rbegin(), running_.rend(), [&](const auto& sequence) {
+    return sequence->paused() && sequence->id != wanting.id;
+  });
+  if (paused != running_.rend()) return paused->get();
+  return running_.empty() || running_.back()->id <= wanting.id ? nullptr : running_.back().get();
 }
 
 void Engine::admit() {
-  const size_t limit = static_cast<size_t>(std::min(options_.max_batch, options_.token_budget));
-  size_t taken = 0;
-  // Who is paused takes no place in a step, so it keeps nobody waiting.
-  size_t active = static_cast<size_t>(std::count_if(running_.begin(), running_.end(),
-                                                    [](const auto& sequence) { return !sequence->paused(); }));
-  for (; taken < waiting_.size() && active < limit; ++taken) {
-    Sequence& next = *waiting_[taken];
-    if (const Failure failure = prepare(next)) {
-      fail(next, failure.code, failure.message, failure.details);
+  int64_t refused = 0;
+  for (size_t i = 0; i < waiting_.size() && refused < kLookAhead;) {
+    Sequence& next = *waiting_[i];
+    if (finished_.count(next.id) != 0 || next.paused()) {
+      ++i;
       continue;
     }
-    if (!take_blocks(next)) break;  // in order: nobody overtakes, so nobody starves
-    next.started = Clock::now();
-    running_.push_back(std::move(waiting_[taken]));
-    ++active;
+    const Failure failure = prepare(next);
+    if (failure) fail(next, failure.code, failure.message, failure.details);
+    if (failure || !start(next)) {
+      refused += failure ? 0 : 1;
+      ++i;
+      continue;
+    }
+    if (next.started_step < 0) {
+      next.started = Clock::now();
+      next.started_step = steps_;
+    }
+    // start() may have put others back, before this one too.
+    const auto at = std::lower_bound(waiting_.begin(), waiting_.end(), next.id, older);
+    std::unique_ptr<Sequence> taken = std::move(*at);
+    i = static_cast<size_t>(waiting_.erase(at) - waiting_.begin());
+    running_.insert(std::lower_bound(running_.begin(), running_.end(), taken->id, older), std::move(taken));
   }
-  waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<int64_t>(taken));
 }
 
 Failure Engine::prepare(Sequence& sequence) {
@@ -53,7 +89,7 @@ Failure Engine::prepare(Sequence& sequence) {
     }
     prepare_captures(sequence);
     sequence.needed = sequence.first_needed();
-    const int64_t need = blocks_for(sequence);
+    const int64_t need = most_blocks(sequence);
     if (blocks_->total() > 0 && need > blocks_->total()) {
       throw Error("ERR_CACHE_MEMORY",
                   text("the request needs ", need * kBlockTokens, " positions of KV cache, the model has ",
@@ -86,81 +122,102 @@ void Engine::prepare_captures(Sequence& sequence) {
 void Engine::expect_captures(Sequence& sequence) {
   constexpr int64_t kGenerated = 512;
   if (sequence.captures.empty() || sequence.row_bytes == 0) return;
-  const int64_t left = longest(sequence) - sequence.computed;
-  int64_t rows = std::min(left, std::max<int64_t>(0, sequence.prompt - sequence.computed) + kGenerated);
+  const int64_t left = most_positions(sequence) - sequence.settled;
+  int64_t rows = std::min(left, std::max<int64_t>(0, sequence.prompt - sequence.settled) + kGenerated);
   if (sequence.spec.stream) {
     rows = std::min(rows, std::max(sequence.spec.chunk_bytes / sequence.row_bytes + 1,
-                                   std::min(sequence.prompt - sequence.computed, options_.token_budget)));
+                                   std::min(sequence.prompt - sequence.settled, options_.token_budget)));
   }
   for (Capture& capture : sequence.captures) {
     if (!capture.scope().has_positions) capture.expect(rows);
   }
 }
 
-bool Engine::take_blocks(Sequence& sequence) {
-  if (blocks_->total() == 0) return true;
-  share_prefix(sequence);
-  const int64_t need = blocks_for(sequence) - static_cast<int64_t>(sequence.blocks.size());
-  if (need > blocks_->available()) {
-    blocks_->release(sequence.blocks);
-    sequence.computed = 0;
-    sequence.published = 0;
-    return false;
-  }
-  for (size_t index = 0; index < sequence.blocks.size(); ++index) sequence.adopt(index);
-  const std::vector<int32_t> fresh = blocks_->take(need);
-  sequence.blocks.insert(sequence.blocks.end(), fresh.begin(), fresh.end());
-  return true;
-}
-
-void Engine::share_prefix(Sequence& sequence) {
-  if (!sequence.spec.reuse) return;
-  const size_t whole = static_cast<size_t>(sequence.needed / kBlockTokens);
-  while (sequence.blocks.size() < whole) {
-    const size_t index = sequence.blocks.size();
-    const int64_t* tokens = sequence.tokens.data() + static_cast<int64_t>(index) * kBlockTokens;
-    const int32_t block = blocks_->share(sequence.block_key(index), tokens);
-    if (block < 0) break;
-    sequence.blocks.push_back(block);
-  }
-  sequence.computed = static_cast<int64_t>(sequence.blocks.size()) * kBlockTokens;
-  sequence.published = sequence.blocks.size();
-}
-
-// A second request with the same prefix waits a step rather than computing it beside the first one; it
-// joins the blocks as they are published.
-bool Engine::waits_for_prefix(Sequence& sequence, const std::vector<Part>& parts) {
-  if (!sequence.spec.reuse || blocks_->total() == 0) return false;
-  const size_t whole = static_cast<size_t>(sequence.needed / kBlockTokens);
-  if (sequence.computed % kBlockTokens != 0) return false;
-  size_t index = static_cast<size_t>(sequence.computed / kBlockTokens);
-  for (; index < whole; ++index) {
-    const int64_t* tokens = sequence.tokens.data() + static_cast<int64_t>(index) * kBlockTokens;
-    const int32_t block = blocks_->share(sequence.block_key(index), tokens);
-    if (block < 0) break;
-    std::vector<int32_t> own{sequence.blocks[index]};
-    blocks_->release(own);
-    sequence.blocks[index] = block;
-    sequence.adopt(index);
-    sequence.computed += kBlockTokens;
-    sequence.published = index + 1;
-  }
-  if (index >= whole) return false;
-  return std::any_of(parts.begin(), parts.end(), [&](const Part& part) {
-    Sequence& other = *part.sequence;
-    const int64_t end = static_cast<int64_t>(index + 1) * kBlockTokens;
-    const int64_t planned = other.computed + part.rows - part.fresh;
-    return other.in_prompt() && other.computed < end && end <= planned && end <= other.prompt &&
-           other.block_key(index) == sequence.block_key(index);
+int64_t Engine::reserve() const {
+  return std::count_if(running_.begin(), running_.end(), [this](const auto& sequence) {
+    return static_cast<int64_t>(sequence->blocks.size()) < most_blocks(*sequence);
   });
 }
 
-void Engine::publish(Sequence& sequence) {
+// Whether the request would have its place and `need` blocks if all that yield to it gave theirs up.
+bool Engine::displacing_suffices(const Sequence& sequence, int64_t need) const {
+  std::unordered_map<int32_t, int64_t> uses;
+  size_t stay = 0;
+  int64_t room = blocks_->available();
+  for (const auto& each : running_) {
+    if (yields(*each, sequence)) {
+      for (int32_t block : each->blocks) uses[block] += 1;
+      continue;
+    }
+    ++stay;
+    if (static_cast<int64_t>(each->blocks.size()) < most_blocks(*each)) --room;
+  }
+  for (const auto& [block, count] : uses) room += blocks_->users(block) == count ? 1 : 0;
+  return stay < places() && need <= room;
+}
+
+bool Engine::start(Sequence& sequence) {
+  if (blocks_->total() == 0) return active() < places();
+  const bool displaces = victim_for(sequence) != nullptr;
+  if (active() >= places() && !displaces) return false;
+
+  share_prefix(sequence);
+  int32_t tail = sequence.blocks.size() == sequence.tail_block() ? find_tail(sequence) : -1;
+  const auto drop_tail = [&] {
+    if (tail < 0) return;
+    std::vector<int32_t> one{tail};
+    blocks_->release(one);
+    tail = -1;
+  };
+  const int64_t need = blocks_now(sequence) - static_cast<int64_t>(sequence.blocks.size());
+  const auto fits = [&] {
+    return active() < places() && need + reserve() <= blocks_->available();
+  };
+  if (!fits()) drop_tail();  // it may stand in the very block that is wanted
+  if (!fits() && !(displaces && displacing_suffices(sequence, need))) {
+    blocks_->release(sequence.blocks);
+    return false;
+  }
+  while (!fits()) preempt(*victim_for(sequence));
+  if (sequence.spec.reuse) {
+    book_.cache_lookups += sequence.needed / kBlockTokens + (sequence.tail_rows() > 0 ? 1 : 0);
+  }
+  book_.cache_hits += static_cast<int64_t>(sequence.blocks.size());
+  const int64_t before = sequence.reused_tokens;
+  sequence.published = sequence.blocks.size();
+  sequence.adopt(static_cast<int64_t>(sequence.blocks.size()) * kBlockTokens);
+  const std::vector<int32_t> fresh = blocks_->take(need);
+  sequence.blocks.insert(sequence.blocks.end(), fresh.begin(), fresh.end());
+  if (tail >= 0) copy_tail(sequence, tail);
+  book_.cached_tokens += sequence.reused_tokens - before;
+  return true;
+}
+
+void Engine::preempt(Sequence& sequence) {
+  const auto at = std::lower_bound(running_.begin(), running_.end(), sequence.id, older);
+  std::unique_ptr<Sequence> taken = std::move(*at);
+  running_.erase(at);
+  blocks_->release(taken->blocks);
+  taken->rewind();
+  taken->result.preemptions += 1;
+  book_.preemptions += 1;
+  waiting_.insert(std::lower_bound(waiting_.begin(), waiting_.end(), taken->id, older), std::move(taken));
+}
+
+void Engine::grow() {
   if (blocks_->total() == 0) return;
-  while (static_cast<int64_t>(sequence.published + 1) * kBlockTokens <= sequence.computed) {
-    const size_t index = sequence.published++;
-    blocks_->publish(sequence.blocks[index], sequence.block_key(index),
-                     sequence.tokens.data() + static_cast<int64_t>(index) * kBlockTokens);
+  for (size_t i = 0; i < running_.size();) {
+    Sequence& sequence = *running_[i];
+    const bool rests = finished_.count(sequence.id) != 0 || sequence.paused();
+    if (rests || static_cast<int64_t>(sequence.blocks.size()) >= blocks_now(sequence)) {
+      ++i;
+    } else if (blocks_->available() > 0) {
+      sequence.blocks.push_back(blocks_->take(1).front());
+    } else {
+      Sequence* victim = victim_for(sequence);
+      preempt(victim == nullptr ? sequence : *victim);
+      i = 0;  // the list has changed; whoever has enough is passed over
+    }
   }
 }
 

@@ -13,7 +13,7 @@ void Engine::take_prompt_rows(Sequence& sequence, const Part& part, const float*
   const int64_t vocab = decoder_->info().vocab_size;
   // With every prompt row wanted, the part's logits are its fresh prompt rows in order.
   for (int64_t i = 0; i < part.logits; ++i) {
-    const int64_t position = sequence.computed + i;
+    const int64_t position = sequence.settled + i;
     if (position >= sequence.prompt) break;
     const float* row = logits + i * vocab;
     if (sequence.spec.logits == LogitsWanted::kAll) {
@@ -30,20 +30,25 @@ void Engine::take_prompt_rows(Sequence& sequence, const Part& part, const float*
 void Engine::take(const Part& part, const float* logits) {
   Sequence& sequence = *part.sequence;
   const int64_t vocab = decoder_->info().vocab_size;
-  const bool prompt = sequence.in_prompt();
+  // Rows of the prompt that have never been computed before.
+  const bool prompt = sequence.settled < sequence.prompt;
   if (prompt && sequence.spec.prompt_logprobs && sequence.result.prompt_logprobs.empty()) {
     sequence.result.prompt_logprobs.assign(static_cast<size_t>(sequence.prompt),
                                            std::numeric_limits<float>::quiet_NaN());
   }
   if (prompt && sequence.wants_prompt_rows()) take_prompt_rows(sequence, part, logits);
-  sequence.computed += part.rows - part.fresh;
+  sequence.computed = part.end;
+  sequence.settled = std::max(sequence.settled, part.end);
   publish(sequence);
-  if (sequence.in_prompt()) return;
+  if (sequence.computed < sequence.length()) return;
 
   const float* last = logits + (part.logits - 1) * vocab;
   if (prompt && sequence.spec.logits == LogitsWanted::kLast) sequence.result.logits.assign(last, last + vocab);
   if (sequence.spec.max_tokens <= 0) return finish(sequence, "prompt");
-  if (prompt) sequence.first_token = Clock::now();
+  if (sequence.first_token_step < 0) {
+    sequence.first_token = Clock::now();
+    sequence.first_token_step = steps_;
+  }
   generate(sequence, last);
 }
 
@@ -115,12 +120,15 @@ void Engine::finish(Sequence& sequence, const char* reason) {
   const auto ms = [](Clock::time_point from, Clock::time_point to) {
     return std::max(0.0, std::chrono::duration<double, std::milli>(to - from).count());
   };
-  const bool ran = sequence.started != Clock::time_point{};
-  const bool spoke = sequence.first_token != Clock::time_point{};
+  const bool ran = sequence.started_step >= 0;
+  const bool spoke = sequence.first_token_step >= 0;
   result.queued_ms = ms(sequence.submitted, ran ? sequence.started : now);
   result.prompt_ms = ran ? ms(sequence.started, spoke ? sequence.first_token : now) : 0.0;
   result.generate_ms = spoke ? ms(sequence.first_token, now) : 0.0;
-  sequence.sink->on_done(std::move(result));
+  result.queued_steps = (ran ? sequence.started_step : steps_) - sequence.submitted_step;
+  result.prompt_steps = ran ? (spoke ? sequence.first_token_step : steps_) - sequence.started_step : 0;
+  result.generate_steps = spoke ? steps_ - sequence.first_token_step : 0;
+  endings_.push_back({sequence.sink, std::move(result), {}});
 }
 
 void Engine::send_captures(Sequence& sequence, bool last) {
@@ -143,7 +151,7 @@ void Engine::send_captures(Sequence& sequence, bool last) {
 
 void Engine::fail(Sequence& sequence, const std::string& code, const std::string& message,
                   const std::string& details) {
-  if (finished_.insert(sequence.id).second) sequence.sink->on_error(code, message, details);
+  if (finished_.insert(sequence.id).second) endings_.push_back({sequence.sink, {}, {code, message, details}});
 }
 
 void Engine::drop_finished() {
@@ -158,6 +166,35 @@ void Engine::drop_finished() {
     list->erase(std::remove_if(list->begin(), list->end(), done), list->end());
   }
   finished_.clear();
+}
+
+void Engine::close_step() {
+  drop_finished();
+  book_.running = static_cast<int64_t>(running_.size());
+  book_.waiting = static_cast<int64_t>(waiting_.size());
+  book_.cache_blocks_used = blocks_->used();
+  book_.cache_blocks_kept = blocks_->kept();
+  book_.cache_evictions = blocks_->evictions();
+  book_.capture_bytes = 0;
+  for (const auto* list : {&running_, &waiting_}) {
+    for (const auto& sequence : *list) {
+      for (const Capture& capture : sequence->captures) book_.capture_bytes += capture.held_bytes();
+      for (const Capture& probe : sequence->probes) book_.capture_bytes += probe.held_bytes();
+    }
+  }
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stats_ = book_;
+  }
+  // Whoever hears the end finds its blocks free.
+  for (Ending& ending : endings_) {
+    if (ending.failure) {
+      ending.sink->on_error(ending.failure.code, ending.failure.message, ending.failure.details);
+    } else {
+      ending.sink->on_done(std::move(ending.result));
+    }
+  }
+  endings_.clear();
 }
 
 }  // namespace chatspace

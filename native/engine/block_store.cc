@@ -11,13 +11,46 @@ BlockStore::BlockStore(int64_t blocks) : blocks_(static_cast<size_t>(blocks)) {
   for (int64_t b = 0; b < blocks; ++b) free_.push(static_cast<int32_t>(b));
 }
 
-int32_t BlockStore::share(const Hash128& key, const int64_t* tokens) {
-  const auto found = contents_.find(key);
-  if (found == contents_.end()) return -1;
+int32_t BlockStore::find(const Contents& contents, Content Block::* part, const Hash128& key, const int64_t* tokens,
+                         int64_t rows) {
+  const auto found = contents.find(key);
+  if (found == contents.end()) return -1;
   Block& block = blocks_[static_cast<size_t>(found->second)];
-  if (!std::equal(block.tokens.begin(), block.tokens.end(), tokens)) return -1;
+  const std::vector<int64_t>& held = (block.*part).tokens;
+  if (static_cast<int64_t>(held.size()) != rows || !std::equal(held.begin(), held.end(), tokens)) return -1;
   if (block.users++ == 0) kept_.erase(block.kept);
   return found->second;
+}
+
+void BlockStore::note(Contents& contents, Content& part, int32_t block, const Hash128& key, const int64_t* tokens,
+                      int64_t rows) {
+  if (part.known || !contents.emplace(key, block).second) return;
+  part.known = true;
+  part.key = key;
+  part.tokens.assign(tokens, tokens + rows);
+}
+
+void BlockStore::forget(Contents& contents, Content& part) {
+  if (!part.known) return;
+  contents.erase(part.key);
+  part.known = false;
+  part.tokens.clear();
+}
+
+int32_t BlockStore::share(const Hash128& key, const int64_t* tokens) {
+  return find(whole_, &Block::whole, key, tokens, kBlockTokens);
+}
+
+int32_t BlockStore::share_tail(const Hash128& key, const int64_t* tokens, int64_t rows) {
+  return find(tails_, &Block::tail, key, tokens, rows);
+}
+
+void BlockStore::publish(int32_t id, const Hash128& key, const int64_t* tokens) {
+  note(whole_, blocks_[static_cast<size_t>(id)].whole, id, key, tokens, kBlockTokens);
+}
+
+void BlockStore::publish_tail(int32_t id, const Hash128& key, const int64_t* tokens, int64_t rows) {
+  note(tails_, blocks_[static_cast<size_t>(id)].tail, id, key, tokens, rows);
 }
 
 std::vector<int32_t> BlockStore::take(int64_t count) {
@@ -31,8 +64,9 @@ std::vector<int32_t> BlockStore::take(int64_t count) {
       id = kept_.front();
       kept_.pop_front();
       Block& old = blocks_[static_cast<size_t>(id)];
-      contents_.erase(old.key);
-      old.published = false;
+      forget(whole_, old.whole);
+      forget(tails_, old.tail);
+      ++evictions_;
     }
     blocks_[static_cast<size_t>(id)].users = 1;
     taken.push_back(id);
@@ -40,20 +74,12 @@ std::vector<int32_t> BlockStore::take(int64_t count) {
   return taken;
 }
 
-void BlockStore::publish(int32_t id, const Hash128& key, const int64_t* tokens) {
-  Block& block = blocks_[static_cast<size_t>(id)];
-  if (block.published || !contents_.emplace(key, id).second) return;
-  block.published = true;
-  block.key = key;
-  block.tokens.assign(tokens, tokens + kBlockTokens);
-}
-
 void BlockStore::release(std::vector<int32_t>& ids) {
   // The last blocks of a sequence are the least likely to be wanted again: they go first.
   for (auto it = ids.rbegin(); it != ids.rend(); ++it) {
     Block& block = blocks_[static_cast<size_t>(*it)];
     if (--block.users > 0) continue;
-    if (block.published) {
+    if (block.whole.known || block.tail.known) {
       block.kept = kept_.insert(kept_.end(), *it);
     } else {
       free_.push(*it);

@@ -23,7 +23,7 @@ int64_t Engine::submit(RequestSpec spec, std::shared_ptr<Sink> sink) {
     return id;
   }
   incoming_.push_back(std::make_unique<Sequence>(id, std::move(spec), std::move(sink), token_bytes_));
-  stats_.requests += 1;
+  accepted_ += 1;
   wake_.notify_one();
   return id;
 }
@@ -47,7 +47,11 @@ void Engine::set_token_bytes(std::shared_ptr<const TokenBytes> bytes) {
 
 EngineStats Engine::stats() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return stats_;
+  EngineStats stats = stats_;
+  stats.requests = accepted_;
+  stats.waiting += static_cast<int64_t>(incoming_.size());
+  tally_.write(stats, Clock::now());
+  return stats;
 }
 
 void Engine::shutdown() {
@@ -84,10 +88,12 @@ bool Engine::load() {
     blocks_ = std::make_unique<BlockStore>(decoder_->cache_blocks());
     tables_ = std::make_unique<StepTables>(decoder_->sites(), decoder_->device(),
                                            [this](const at::Tensor& rows) { return decoder_->lens(rows); });
+    book_.weight_bytes = decoder_->info().weight_bytes;
+    book_.cache_blocks = blocks_->total();
+    book_.cache_bytes = blocks_->total() * decoder_->cache_block_bytes();
     std::lock_guard<std::mutex> lock(mutex_);
-    stats_.weight_bytes = decoder_->info().weight_bytes;
-    stats_.cache_blocks = blocks_->total();
-    stats_.cache_bytes = blocks_->total() * decoder_->cache_block_bytes();
+    stats_ = book_;
+    tally_ = Tally(Clock::now());
   });
   if (failure) {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -103,40 +109,46 @@ bool Engine::wait_for_work() {
     if (stopping_ || !incoming_.empty() || !aborts_.empty() || !acknowledged_.empty()) return true;
     return !stalled_ && (!waiting_.empty() || !running_.empty());
   });
-  for (auto& sequence : incoming_) waiting_.push_back(std::move(sequence));
+  for (auto& sequence : incoming_) {
+    sequence->submitted_step = steps_;
+    sequence->served_step = steps_;
+    waiting_.push_back(std::move(sequence));
+  }
   incoming_.clear();
-  for (auto* list : {&waiting_, &running_}) {
-    for (auto& sequence : *list) {
-      if (stopping_ || aborts_.count(sequence->id) != 0) finish(*sequence, "aborted");
+  if (stopping_ || !aborts_.empty()) {
+    for (auto* list : {&waiting_, &running_}) {
+      for (auto& sequence : *list) {
+        if (stopping_ || aborts_.count(sequence->id) != 0) finish(*sequence, "aborted");
+      }
     }
   }
   aborts_.clear();
-  for (auto& sequence : running_) {
-    const auto found = acknowledged_.find(sequence->id);
-    if (found != acknowledged_.end()) sequence->unacknowledged -= found->second;
+  if (!acknowledged_.empty()) {
+    for (auto* list : {&waiting_, &running_}) {
+      for (auto& sequence : *list) {
+        const auto found = acknowledged_.find(sequence->id);
+        if (found != acknowledged_.end()) sequence->unacknowledged -= found->second;
+      }
+    }
   }
   acknowledged_.clear();
   return !stopping_;
 }
 
 void Engine::serve() {
-  bool alive = true;
-  while (alive) {
-    alive = wait_for_work();
+  while (wait_for_work()) {
     drop_finished();
-    if (!alive) break;
     admit();
-    stalled_ = !running_.empty() && !step();
-    drop_finished();
-    std::lock_guard<std::mutex> lock(mutex_);
-    stats_.running = static_cast<int64_t>(running_.size());
-    stats_.waiting = static_cast<int64_t>(waiting_.size());
-    stats_.cache_blocks_used = blocks_->used();
+    stalled_ = running_.empty() || !step();
+    close_step();
   }
-  std::lock_guard<std::mutex> lock(mutex_);
-  dead_ = true;
-  for (auto& sequence : incoming_) finish(*sequence, "aborted");
-  incoming_.clear();
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    dead_ = true;
+    for (auto& sequence : incoming_) finish(*sequence, "aborted");
+    incoming_.clear();
+  }
+  close_step();
 }
 
 }  // namespace chatspace

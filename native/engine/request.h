@@ -86,6 +86,11 @@ struct Result {
   double queued_ms = 0;
   double prompt_ms = 0;
   double generate_ms = 0;
+  // The same in steps of the engine: before it started, up to its first token, after that.
+  int64_t queued_steps = 0;
+  int64_t prompt_steps = 0;
+  int64_t generate_steps = 0;
+  int64_t preemptions = 0;  // times it gave its cache blocks up to an older request
 };
 
 class Sink {
@@ -105,10 +110,26 @@ struct EngineStats {
   int64_t prompt_tokens = 0;
   int64_t generated_tokens = 0;
   int64_t cached_tokens = 0;
+  int64_t recomputed_tokens = 0;  // rows run again: after a preemption, or by models without a cache
+  int64_t preemptions = 0;
+  int64_t step_rows = 0;       // of the last step
+  int64_t step_sequences = 0;  // of the last step
+  int64_t largest_step_rows = 0;
+  double mean_step_rows = 0;
+  double mean_step_sequences = 0;
+  double step_seconds = 0;  // spent in steps, in all
+  // Over the last ten seconds, or since the load where that is less.
+  double prompt_tokens_per_second = 0;
+  double generated_tokens_per_second = 0;
   int64_t cache_blocks = 0;
   int64_t cache_blocks_used = 0;
+  int64_t cache_blocks_kept = 0;
+  int64_t cache_lookups = 0;  // prefix blocks and tails looked for by starting requests
+  int64_t cache_hits = 0;
+  int64_t cache_evictions = 0;
   int64_t weight_bytes = 0;
   int64_t cache_bytes = 0;
+  int64_t capture_bytes = 0;  // of requests that run or wait to go on
 };
 
 }  // namespace chatspace

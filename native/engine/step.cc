@@ -12,14 +12,15 @@ void Engine::add_part(Sequence& sequence, int64_t count, StepRows& rows, std::ve
   const int64_t first = cached ? sequence.computed : 0;
   const int64_t end = sequence.computed + count;
   const int64_t first_row = static_cast<int64_t>(rows.tokens.size());
-  Part part{&sequence, end - first, sequence.computed - first, static_cast<int64_t>(logit_rows.size()), 0};
+  const int64_t again = std::min(sequence.settled, end) - first;
+  Part part{&sequence, end - first, again, end, static_cast<int64_t>(logit_rows.size()), 0};
   for (int64_t position = first; position < end; ++position) {
     const int64_t row = first_row + position - first;
     rows.tokens.push_back(sequence.tokens[static_cast<size_t>(position)]);
     rows.positions.push_back(static_cast<int32_t>(position));
     rows.row_sequence.push_back(static_cast<int32_t>(parts.size()));
-    const bool last = position + 1 == static_cast<int64_t>(sequence.tokens.size());
-    const bool prompt_row = position < sequence.prompt && position >= sequence.computed && sequence.wants_prompt_rows();
+    const bool last = position + 1 == sequence.length();
+    const bool prompt_row = position < sequence.prompt && position >= sequence.settled && sequence.wants_prompt_rows();
     if (last || prompt_row) logit_rows.push_back(row);
   }
   part.logits = static_cast<int64_t>(logit_rows.size()) - part.first_logit;
@@ -35,33 +36,87 @@ void Engine::add_part(Sequence& sequence, int64_t count, StepRows& rows, std::ve
   parts.push_back(part);
 }
 
-void Engine::plan(StepRows& rows, std::vector<Part>& parts, std::vector<int64_t>& logit_rows) {
-  const size_t limit = static_cast<size_t>(decoder_->max_sequences());
+std::vector<Engine::Chunk> Engine::plan_prompts(int64_t budget, size_t most_chunks) {
   const bool chunked = decoder_->info().cached && decoder_->info().own;
+  std::vector<Sequence*> queue;  // by age
+  for (auto& sequence : running_) {
+    if (finished_.count(sequence->id) == 0 && !sequence->paused() && sequence->filling()) queue.push_back(sequence.get());
+  }
+  if (queue.empty()) return {};
+  const Sequence* oldest = queue.front();
+  const auto left = [](const Sequence* s) { return s->length() - s->computed; };
+  const auto most = [&](const Sequence* s) {
+    int64_t rows = left(s);
+    // Logits of every row are wide: short chunks keep them in bounded memory.
+    if (s->wants_prompt_rows() && s->settled < s->prompt) rows = std::min<int64_t>(rows, 64);
+    // Rows that are new are captured; a stream of them is bounded.
+    const int64_t again = std::max<int64_t>(0, s->settled - s->computed);
+    return rows <= again ? rows : again + std::min(rows - again, s->streamable());
+  };
+  // Soonest done first, and of those equally long the oldest; half of the budget waits for the oldest of all.
+  std::stable_sort(queue.begin(), queue.end(), [&](auto* a, auto* b) { return left(a) < left(b); });
+  int64_t held = chunked ? (budget + 1) / 2 : 0;
+  std::vector<Chunk> chunks;
+  for (Sequence* sequence : queue) {
+    if (sequence == oldest) held = 0;
+    if (chunks.size() == most_chunks) break;
+    if (chunked && waits_for_prefix(*sequence, chunks)) continue;
+    const int64_t rows = chunked ? std::min(most(sequence), budget - held) : left(sequence);
+    if (rows <= 0) continue;
+    chunks.push_back({sequence, rows});
+    budget -= rows;
+  }
+  // What was held back for one that waits for a neighbour.
+  for (Chunk& chunk : chunks) {
+    if (!chunked || budget <= 0) break;
+    const int64_t more = std::min(most(chunk.sequence) - chunk.rows, budget);
+    chunk.rows += more;
+    budget -= more;
+  }
+  return chunks;
+}
+
+void Engine::plan(StepRows& rows, std::vector<Part>& parts, std::vector<int64_t>& logit_rows) {
+  grow();
+  const size_t limit = places();
+  if (decoder_->max_sequences() == 1) {
+    // One sequence a step: take turns.
+    Sequence* next = nullptr;
+    for (auto& sequence : running_) {
+      if (finished_.count(sequence->id) != 0 || sequence->paused()) continue;
+      if (next == nullptr || sequence->served_step < next->served_step) next = sequence.get();
+    }
+    if (next != nullptr) add_part(*next, next->length() - next->computed, rows, parts, logit_rows);
+    return;
+  }
   // Those that generate first, so that a long prompt never holds them up by more than one budget.
   for (auto& sequence : running_) {
-    if (finished_.count(sequence->id) != 0 || sequence->in_prompt() || parts.size() >= limit) continue;
-    if (sequence->paused()) continue;
-    add_part(*sequence, static_cast<int64_t>(sequence->tokens.size()) - sequence->computed, rows, parts, logit_rows);
+    if (finished_.count(sequence->id) != 0 || sequence->paused() || sequence->filling()) continue;
+    if (parts.size() == limit) break;
+    add_part(*sequence, 1, rows, parts, logit_rows);
   }
-  for (auto& sequence : running_) {
-    if (finished_.count(sequence->id) != 0 || !sequence->in_prompt() || parts.size() >= limit) continue;
-    if (sequence->paused()) continue;
-    if (chunked && waits_for_prefix(*sequence, parts)) continue;
-    int64_t count = sequence->prompt - sequence->computed;
-    if (chunked) {
-      count = std::min(count, options_.token_budget - static_cast<int64_t>(rows.tokens.size()));
-      // Logits of every row are wide: short chunks keep them in bounded memory.
-      if (sequence->wants_prompt_rows()) count = std::min<int64_t>(count, 64);
-      if (count > 0) count = std::min(count, sequence->streamable());
-    }
-    if (count <= 0) break;
-    add_part(*sequence, count, rows, parts, logit_rows);
+  const int64_t budget = options_.token_budget - static_cast<int64_t>(rows.tokens.size());
+  for (const Chunk& chunk : plan_prompts(budget, limit - parts.size())) {
+    add_part(*chunk.sequence, chunk.rows, rows, parts, logit_rows);
   }
-  if (limit == 1 && parts.size() == 1 && running_.size() > 1) {
-    // One sequence a step: take turns.
-    std::rotate(running_.begin(), running_.begin() + 1, running_.end());
+}
+
+void Engine::note_step(const std::vector<Part>& parts, double seconds) {
+  StepTally tally;
+  tally.sequences = static_cast<int64_t>(parts.size());
+  tally.seconds = seconds;
+  for (const Part& part : parts) {
+    Sequence& sequence = *part.sequence;
+    sequence.served_step = steps_;
+    const int64_t first = part.end - part.rows + part.fresh;  // of the rows that are new
+    const int64_t prompt = std::max<int64_t>(0, std::min(part.end, sequence.prompt) - first);
+    tally.rows += part.rows;
+    tally.recomputed += part.fresh;
+    tally.prompt += prompt;
+    tally.generated += part.rows - part.fresh - prompt;
   }
+  std::lock_guard<std::mutex> lock(mutex_);
+  tally_.add(tally, Clock::now());
 }
 
 bool Engine::step() {
@@ -89,12 +144,15 @@ bool Engine::step() {
     slices.push_back(slice);
   }
 
+  const auto begin = Clock::now();
   at::Tensor logits;
   const Failure failure = guard([&] {
     tables_->begin(static_cast<int64_t>(rows.tokens.size()), std::move(slices));
     logits = decoder_->forward(rows, logit_rows);
     tables_->end();
   });
+  steps_ += 1;
+  note_step(parts, std::chrono::duration<double>(Clock::now() - begin).count());
   if (failure) {
     // The step's requests fail together: which row broke it cannot be told apart.
     tables_->cancel();
@@ -103,18 +161,6 @@ bool Engine::step() {
   }
   const float* values = logits.const_data_ptr<float>();
   const int64_t vocab = logits.size(-1);
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    stats_.steps += 1;
-    for (const Part& part : parts) {
-      const bool prompt = part.sequence->in_prompt();
-      // Told once, with the first rows that the request computes itself.
-      if (prompt && part.sequence->computed == part.sequence->reused_tokens) {
-        stats_.cached_tokens += part.sequence->reused_tokens;
-      }
-      (prompt ? stats_.prompt_tokens : stats_.generated_tokens) += part.rows - part.fresh;
-    }
-  }
   for (const Part& part : parts) {
     const Failure broken = guard([&] {
       take(part, values + part.first_logit * vocab);

@@ -21,6 +21,11 @@ export interface ModelInfo extends Omit<NativeModelInfo, "metadata" | "sites"> {
   path: string;
   /** Token ids that end an answer. */
   eosIds: readonly number[];
+  /**
+   * An answer is the same to the bit alone, in any batch, with its prompt in chunks or cached, with any
+   * number of threads. Always so for archives of our own on the CPU.
+   */
+  reproducible: boolean;
 }
 
 export function modelInfo(
@@ -38,6 +43,7 @@ export function modelInfo(
     metadata,
     path: place.path,
     eosIds,
+    reproducible: native.kind === "own" && native.device === "cpu",
   });
 }
 

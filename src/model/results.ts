@@ -47,11 +47,18 @@ export interface Usage {
   generatedTokens: number;
 }
 
-/** Milliseconds. */
+/** Where a request's time went: before it started, up to its first token, and after that. */
 export interface Timing {
+  /** Milliseconds. */
   queuedMs: number;
   promptMs: number;
   generateMs: number;
+  /** The same in steps of the engine, which do not depend on the machine's speed. */
+  queuedSteps: number;
+  promptSteps: number;
+  generateSteps: number;
+  /** Times the request gave its cache blocks up to an older one and computed its rows again. */
+  preemptions: number;
 }
 
 /** Log-probabilities (natural log) of the generated tokens, before temperature and penalties. */
@@ -199,7 +206,15 @@ export function usageAndTiming(done: NativeDoneEvent): { usage: Usage; timing: T
       cachedTokens: done.cachedTokens,
       generatedTokens: done.tokens.length,
     },
-    timing: { queuedMs: done.queuedMs, promptMs: done.promptMs, generateMs: done.generateMs },
+    timing: {
+      queuedMs: done.queuedMs,
+      promptMs: done.promptMs,
+      generateMs: done.generateMs,
+      queuedSteps: done.queuedSteps,
+      promptSteps: done.promptSteps,
+      generateSteps: done.generateSteps,
+      preemptions: done.preemptions,
+    },
   };
 }
 

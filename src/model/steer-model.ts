@@ -52,8 +52,14 @@ export interface MemoryUsage {
   weightBytes: number;
   /** Taken for keys and values. */
   cacheBytes: number;
-  /** Of those, in use by running requests and kept prefixes. */
+  /** Of those, in use by running requests. */
   cacheBytesUsed: number;
+  /** Of those, kept because their prefix may be wanted again; given up when room is needed. */
+  cacheBytesKept: number;
+  /** Captures and probe readings of requests that have not ended, in host memory. */
+  captureBytes: number;
+  /** Resident memory of the whole process. */
+  processBytes: number;
 }
 
 const debug = debuglog("chatspace");
@@ -263,16 +269,22 @@ export class SteerModel {
     return this.#live().moduleTree();
   }
 
-  /** Counters of the engine since the load. */
+  /** Queue, batch, cache and speed of the engine: counters since the load, rates over the last seconds. */
   stats(): NativeStats {
     return this.#live().stats();
   }
 
   /** Bytes this model holds now. */
   memoryUsage(): MemoryUsage {
-    const { weightBytes, cacheBytes, cacheBlocks, cacheBlocksUsed } = this.stats();
-    const used = cacheBlocks === 0 ? 0 : (cacheBytes / cacheBlocks) * cacheBlocksUsed;
-    return { device: this.info.device, weightBytes, cacheBytes, cacheBytesUsed: used };
+    const { weightBytes, cacheBytes, cacheBlocks, captureBytes, ...stats } = this.stats();
+    const block = cacheBlocks === 0 ? 0 : cacheBytes / cacheBlocks;
+    return {
+      device: this.info.device,
+      ...{ weightBytes, cacheBytes, captureBytes },
+      cacheBytesUsed: block * stats.cacheBlocksUsed,
+      cacheBytesKept: block * stats.cacheBlocksKept,
+      processBytes: process.memoryUsage.rss(),
+    };
   }
 
   get disposed(): boolean {

@@ -261,6 +261,12 @@ export interface NativeDoneEvent {
   queuedMs: number;
   promptMs: number;
   generateMs: number;
+  /** The same in steps of the engine. */
+  queuedSteps: number;
+  promptSteps: number;
+  generateSteps: number;
+  /** Times it gave its cache blocks up to an older request and computed its rows again. */
+  preemptions: number;
 }
 
 export interface NativeErrorEvent {
@@ -273,19 +279,48 @@ export interface NativeErrorEvent {
 
 export type NativeEvent = NativeTokensEvent | NativeCapturesEvent | NativeDoneEvent | NativeErrorEvent;
 
+/** Counters run from the load. Consistent with one another, as of the end of a step. */
 export interface NativeStats {
+  /** Requests that run, and that wait for a place or for cache blocks. */
   running: number;
   waiting: number;
+  /** Accepted so far. */
   requests: number;
   steps: number;
+  /** Prompt tokens computed. */
   promptTokens: number;
+  /** Rows of generated tokens computed (the last token of an answer is never fed back). */
   generatedTokens: number;
   /** Prompt tokens taken from the prefix cache. */
   cachedTokens: number;
+  /** Rows computed again: after a preemption, or because a stranger's archive has no cache. */
+  recomputedTokens: number;
+  /** Times a request gave its blocks up to an older one. */
+  preemptions: number;
+  /** Rows and requests of the last step, the most rows of any step, and means over all steps. */
+  stepRows: number;
+  stepSequences: number;
+  largestStepRows: number;
+  meanStepRows: number;
+  meanStepSequences: number;
+  /** Seconds spent in steps. */
+  stepSeconds: number;
+  /** Over the last ten seconds, or since the load where that is less. */
+  promptTokensPerSecond: number;
+  generatedTokensPerSecond: number;
   cacheBlocks: number;
+  /** In use by running requests. */
   cacheBlocksUsed: number;
+  /** In use by nobody, kept for their content. */
+  cacheBlocksKept: number;
+  /** Blocks of prefixes that starting requests looked for, those found, and those given up for room. */
+  cacheLookups: number;
+  cacheHits: number;
+  cacheEvictions: number;
   weightBytes: number;
   cacheBytes: number;
+  /** Captures and probe readings held for requests that have not ended. */
+  captureBytes: number;
 }
 
 /** A loaded model: one executor thread, which alone touches the device. Freed by dispose(). */

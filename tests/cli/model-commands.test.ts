@@ -38,7 +38,7 @@ describe("smoke", () => {
     expect(code).toBe(0);
   });
 
-  test("can fail: a vector that does nothing ends with 1", async () => {
+  test("defect 7: can fail: a vector that does nothing ends with 1", async () => {
     const { code, stdout } = await cli(["smoke", ...MODEL, "--scale", "0"]);
     expect(code).toBe(1);
     expect(stdout).toMatch(/FAIL the steered answer differs/);

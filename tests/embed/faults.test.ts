@@ -184,7 +184,7 @@ describe("a run that is disturbed", () => {
     expect((await startRun(settings).ended).code).toBe(1);
   });
 
-  it("stops at a corrupt row with its place, or counts and skips it when asked", async () => {
+  it("defect 1: stops at a corrupt row with its place, or counts and skips it when asked", async () => {
     const folder = writeJsonl(join(work, "corrupt"), textRows(700));
     appendFileSync(join(folder, "part-0.jsonl"), '{"text": "cut off\n');
     const settings = config({ dataset: folder });

@@ -177,7 +177,7 @@ describe("a run's files", () => {
     });
   });
 
-  it("hold every row once, in the order of the data set", async () => {
+  it("defect 1: hold every row once, in the order of the data set", async () => {
     const shards = await listShards(join(root, "embeddings/tiny-encoder/data/train"));
     const seen: { row_id: bigint; text: string; label: bigint; tag: string | null }[] = [];
     for (const shard of shards)

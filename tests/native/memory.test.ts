@@ -251,7 +251,7 @@ describe("batches", () => {
 });
 
 describe("the checkpoint", () => {
-  test("a chunk size that contradicts it is refused before anything is loaded", async () => {
+  test("defect 10: a chunk size that contradicts it is refused before anything is loaded", async () => {
     await expect(PromptCompressor.load(checkpoint, { chunkSize: 16 })).rejects.toMatchObject({
       code: "ERR_MEMORY_CHUNK_SIZE",
       message: expect.stringMatching(/checkpoint, 4, got 16/),

@@ -133,7 +133,7 @@ describe("minimal tasks", () => {
     );
   });
 
-  it("count every value of several, in any order, and what was named wrongly", () => {
+  it("defect 10: count every value of several, in any order, and what was named wrongly", () => {
     const reference = "abcdef: 111111, 222222; ghijkl: 333333";
     const score = (text: string) => setMatch("minimal_niah", reference, text, "");
     expect(score("333333 and 222222, 111111")).toMatchObject({ overlap: 1, exact: true });
