@@ -200,12 +200,16 @@ describe("defect 11", () => {
   });
 
   test("a gate without its reading is refused, and one that reads is open for the rows it should", async () => {
-    const gate = { layer: 4, direction: direction(2), threshold: 0 };
-    await expect(run([{ layer: 2, vector: weak, gate }])).rejects.toMatchObject({ code: "ERR_GATE_ORDER" });
     const read = rowsOf(await run([], "layers.1"), "layers.1");
-    const open = read.flatMap((row, r) => (dot(row, direction(2)) > 0 ? [r] : []));
-    expect(open.length).toBeGreaterThan(5);
-    expect(open.length).toBeLessThan(64);
+    const along = direction(2);
+    const values = read.map((row) => dot(row, along) / Math.sqrt(dot(along, along)));
+    // Half-way between the two middle readings: open for half of the rows, none of them near.
+    const sorted = values.toSorted((x, y) => x - y);
+    const threshold = (sorted[33]! + sorted[34]!) / 2;
+    const gate = { layer: 4, direction: along, threshold };
+    await expect(run([{ layer: 2, vector: weak, gate }])).rejects.toMatchObject({ code: "ERR_GATE_ORDER" });
+    const open = values.flatMap((value, r) => (value > threshold ? [r] : []));
+    expect(open.length).toBe(35);
     expect(await changedRows([{ layer: 2, vector: weak, gate: { ...gate, layer: 1 } }])).toEqual(open);
   });
 });
