@@ -11,6 +11,7 @@
 #include "kernels/cpu_kernels.h"
 #include "kernels/dequant.h"
 #include "kernels/linear_cpu.h"
+#include "kernels/profile.h"
 #include "kernels/thread_pool.h"
 
 #ifndef CHATSPACE_VERSION
@@ -79,6 +80,26 @@ Napi::Value read_bandwidth_gbs(const Napi::CallbackInfo& info) {
   const int threads = info[1].ToNumber().Int32Value();
   const int runs = info[2].ToNumber().Int32Value();
   return Napi::Number::New(info.Env(), read_bandwidth(bytes, threads, runs));
+}
+
+Napi::Value profile_steps(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const std::string action = info[0].ToString();
+  if (action == "stop") stop_profile();
+  const Profile profile = read_profile();
+  if (action == "start") start_profile();
+  Napi::Array out = Napi::Array::New(env, profile.size());
+  for (size_t i = 0; i < profile.size(); ++i) {
+    const auto number = [env](int64_t value) { return Napi::Number::New(env, static_cast<double>(value)); };
+    Napi::Object line = Napi::Object::New(env);
+    line.Set("operator", operator_name(static_cast<Operator>(i)));
+    line.Set("calls", number(profile[i].calls));
+    line.Set("nanoseconds", number(profile[i].nanoseconds));
+    line.Set("idleNanoseconds", number(profile[i].idle_nanoseconds));
+    line.Set("bytes", number(profile[i].bytes));
+    out.Set(static_cast<uint32_t>(i), line);
+  }
+  return out;
 }
 
 Napi::Value convert_archive(const Napi::CallbackInfo& info) {

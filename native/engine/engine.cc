@@ -8,6 +8,8 @@
 
 #include <algorithm>
 
+#include "kernels/core_share.h"
+
 namespace chatspace {
 
 Engine::Engine(LoadOptions options, Loaded loaded)
@@ -136,11 +138,19 @@ bool Engine::wait_for_work() {
 }
 
 void Engine::serve() {
+  CoreLease cores(*pool_);
+  int width = pool_->width();
   while (wait_for_work()) {
     drop_finished();
     admit();
+    cores.hold(!running_.empty());
+    if (pool_->width() != width) {
+      width = pool_->width();
+      at::set_num_threads(width);  // libtorch's own operators, which a stranger's archive is made of
+    }
     stalled_ = running_.empty() || !step();
     close_step();
+    if (stalled_ || running_.empty()) cores.hold(false);
   }
   {
     std::lock_guard<std::mutex> lock(mutex_);

@@ -6,6 +6,9 @@
 #include <limits>
 #include <numeric>
 
+#include "kernels/cpu_kernels.h"
+#include "kernels/profile.h"
+
 namespace chatspace {
 namespace {
 
@@ -26,13 +29,7 @@ double uniform(uint64_t seed, uint64_t counter) {
 }  // namespace
 
 int32_t argmax(const float* values, int64_t count) {
-  // Two passes vectorise; one with an index does not.
-  float best = kNever;
-  for (int64_t i = 0; i < count; ++i) best = values[i] > best ? values[i] : best;
-  for (int64_t i = 0; i < count; ++i) {
-    if (values[i] == best) return static_cast<int32_t>(i);
-  }
-  return 0;
+  return static_cast<int32_t>(cpu_kernels().argmax(values, count));
 }
 
 double log_sum_exp(const float* logits, int64_t vocab) {
@@ -144,6 +141,7 @@ int32_t Sampler::draw(std::vector<float>& scores, int64_t index) {
 }
 
 int32_t Sampler::sample(const float* logits, int64_t vocab, int64_t index, const std::vector<int32_t>& banned) {
+  const ProfileScope profile(Operator::kSampler);
   if (plain_greedy(banned)) return argmax(logits, vocab);
   scores_.assign(logits, logits + vocab);
   adjust(scores_, banned);

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "kernels/profile.h"
+
 namespace chatspace {
 
 void Engine::add_part(Sequence& sequence, int64_t count, StepRows& rows, std::vector<Part>& parts,
@@ -120,6 +122,7 @@ void Engine::note_step(const std::vector<Part>& parts, double seconds) {
 }
 
 bool Engine::step() {
+  const ProfileScope profile(Operator::kStep);
   StepRows rows;
   std::vector<Part> parts;
   std::vector<int64_t> logit_rows;
@@ -148,7 +151,10 @@ bool Engine::step() {
   at::Tensor logits;
   const Failure failure = guard([&] {
     tables_->begin(static_cast<int64_t>(rows.tokens.size()), std::move(slices));
-    logits = decoder_->forward(rows, logit_rows);
+    {
+      const ProfileScope forward(Operator::kForward);
+      logits = decoder_->forward(rows, logit_rows);
+    }
     tables_->end();
   });
   steps_ += 1;

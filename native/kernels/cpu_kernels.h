@@ -108,6 +108,8 @@ struct CpuKernels {
   void (*steer)(const SteerCall& call, const SteerRows& rows, const SteerRow& row);
   float (*read)(const float* data, int64_t n);
   void (*exp)(const float* in, int64_t n, float* out);
+  // First index of the largest value, 0 when there is none. NaN never wins.
+  int64_t (*argmax)(const float* data, int64_t n);
 };
 
 // The best table this processor runs; CHATSPACE_ISA=generic|avx2|avx512 (scalar = generic) lowers it, amx

@@ -13,7 +13,7 @@ namespace {
 
 constexpr CpuKernels make_table(Isa isa, const char* name) {
   return CpuKernels{isa,      name,   kTileCols == 6 ? 24 : 8, linear, activate, rms_norm, layer_norm, to_float,
-                    from_float, rotate, attention, merge, steer, read, exp_array};
+                    from_float, rotate, attention, merge, steer, read, exp_array, argmax};
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <memory>
 
+#include "kernels/chunk_plan.h"
 #include "kernels/thread_pool.h"
 
 namespace chatspace {
@@ -22,18 +23,15 @@ int64_t row_block(int64_t rows, int64_t k) {
   return ((rows + blocks - 1) / blocks + 11) / 12 * 12;
 }
 
-// Weight rows of a chunk: enough work to hide a claim (tens of microseconds), few enough to balance.
-int64_t column_block(int64_t rows, int64_t k, int64_t n, ElementType type, int64_t tile, int threads) {
-  if (threads == 1) return std::max<int64_t>(n, 1);
-  const double bytes_per_row = static_cast<double>(row_bytes(type, k));
-  const double flops_per_row = 2.0 * static_cast<double>(k) * static_cast<double>(rows);
-  // About 16 bytes a nanosecond against 50 flops a nanosecond.
-  const double nanoseconds = std::max(bytes_per_row / 8.0, flops_per_row / 50.0);
-  const int64_t wanted = static_cast<int64_t>(16000.0 / nanoseconds);
-  // At least two chunks a thread when the work is worth sharing at all.
-  const int64_t share = (n + 2 * threads - 1) / (2 * threads);
-  const int64_t block = std::max<int64_t>(std::min(wanted, share), tile);
-  return (block + tile - 1) / tile * tile;
+// Cuts n columns of `weights_per_column` weight rows each.
+ChunkPlan plan_columns(int64_t rows, int64_t k, int64_t n, int64_t weights_per_column, ElementType type, int64_t tile,
+                       int threads, int64_t most) {
+  const double bytes = static_cast<double>(row_bytes(type, k) * weights_per_column);
+  const double flops = 2.0 * static_cast<double>(k * rows * weights_per_column);
+  // About 8 bytes a nanosecond against 50 flops a nanosecond.
+  const double nanoseconds = std::max(bytes / 8.0, flops / 50.0);
+  return {n, std::min(most, static_cast<int64_t>(24000.0 / nanoseconds)), static_cast<int64_t>(3000.0 / nanoseconds),
+          tile, threads};
 }
 
 LinearBlock block_of(const float* x, int64_t x_stride, int64_t rows, int64_t k, const LinearPart& part, int64_t row,
@@ -63,19 +61,24 @@ void linear_parts(const float* x, int64_t x_stride, int64_t rows, int64_t k, con
   const int64_t row_blocks = (rows + block - 1) / block;
   int64_t total = 0;
   for (int64_t p = 0; p < count; ++p) total += parts[p].n;
-  const int64_t step =
-      column_block(block, k, total, parts[0].type, kernels.linear_tile_n, pool.threads());
-  int64_t chunks = 0;
-  for (int64_t p = 0; p < count; ++p) chunks += (parts[p].n + step - 1) / step;
-  pool.parallel_for(chunks * row_blocks, [&](int64_t chunk) {
+  // The parts lie side by side; a chunk may cross from one into the next.
+  const ChunkPlan plan =
+      plan_columns(block, k, total, 1, parts[0].type, kernels.linear_tile_n, pool.width(), total);
+  const int64_t chunks = plan.count();
+  const Stream stream{parts[0].weight, parts[0].n * row_bytes(parts[0].type, k)};
+  pool.parallel_for(chunks * row_blocks, stream, [&](int64_t chunk) {
     const int64_t row = chunk / chunks * block;
-    int64_t column = chunk % chunks;
-    int64_t p = 0;
-    for (; column >= (parts[p].n + step - 1) / step; ++p) column -= (parts[p].n + step - 1) / step;
-    const LinearPart& part = parts[p];
-    column *= step;
-    kernels.linear(block_of(x, x_stride, std::min(block, rows - row), k, part, row, column,
-                            std::min(step, part.n - column), part.out + row * out_stride + column, out_stride));
+    int64_t column = plan.starts[static_cast<size_t>(chunk % chunks)];
+    int64_t left = plan.starts[static_cast<size_t>(chunk % chunks) + 1] - column;
+    for (int64_t p = 0; left > 0; column -= parts[p].n, ++p) {
+      const LinearPart& part = parts[p];
+      if (column >= part.n) continue;
+      const int64_t columns = std::min(left, part.n - column);
+      kernels.linear(block_of(x, x_stride, std::min(block, rows - row), k, part, row, column, columns,
+                              part.out + row * out_stride + column, out_stride));
+      left -= columns;
+      column += columns;
+    }
   });
 }
 
@@ -88,14 +91,16 @@ void linear_activated(const float* x, int64_t x_stride, int64_t rows, int64_t k,
   const int64_t n = gate.n;
   const int64_t block = row_block(rows, k);
   const int64_t row_blocks = (rows + block - 1) / block;
-  int64_t step = column_block(gated ? 2 * block : block, k, n, gate.type, kernels.linear_tile_n, pool.threads());
-  if (gated) step = std::min<int64_t>(step, 384);  // bounds the scratch of `up`
-  const int64_t chunks = (n + step - 1) / step;
-  pool.parallel_for(chunks * row_blocks, [&](int64_t chunk) {
+  // At most 384 columns: that bounds the scratch of `up`.
+  const ChunkPlan plan = plan_columns(block, k, n, gated ? 2 : 1, gate.type, kernels.linear_tile_n, pool.width(),
+                                      gated ? 384 : n);
+  const int64_t chunks = plan.count();
+  const Stream stream{gate.weight, gate.n * row_bytes(gate.type, k)};
+  pool.parallel_for(chunks * row_blocks, stream, [&](int64_t chunk) {
     const int64_t row = chunk / chunks * block;
-    const int64_t column = chunk % chunks * step;
+    const int64_t column = plan.starts[static_cast<size_t>(chunk % chunks)];
     const int64_t count = std::min(block, rows - row);
-    const int64_t columns = std::min(step, n - column);
+    const int64_t columns = plan.starts[static_cast<size_t>(chunk % chunks) + 1] - column;
     float* gated_out = out + row * out_stride + column;
     kernels.linear(block_of(x, x_stride, count, k, gate, row, column, columns, gated_out, out_stride));
     float* scratch = nullptr;

@@ -229,3 +229,31 @@ static float read(const float* data, int64_t n) {
 static void exp_array(const float* in, int64_t n, float* out) {
   for_vectors(n, [&](int64_t i, int64_t c) { store_some(out + i, vexp(load_some(in + i, c)), c); });
 }
+
+// The largest of each block, then the place within the first block that holds the largest of all.
+static int64_t argmax(const float* data, int64_t n) {
+  constexpr int64_t kBlock = 2048;
+  float best = -__builtin_inff();
+  int64_t from = 0;
+  for (int64_t start = 0; start < n; start += kBlock) {
+    const int64_t end = start + kBlock < n ? start + kBlock : n;
+    Simd::V top[4];
+    for (auto& t : top) t = Simd::set1(-__builtin_inff());
+    int64_t i = start;
+    // The second operand is what stays when the first is NaN.
+    for (; i + 4 * Simd::W <= end; i += 4 * Simd::W) {
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) top[j] = Simd::max(Simd::load(data + i + j * Simd::W), top[j]);
+    }
+    float highest = Simd::maximum(Simd::max(Simd::max(top[0], top[1]), Simd::max(top[2], top[3])));
+    for (; i < end; ++i) highest = data[i] > highest ? data[i] : highest;
+    if (highest > best) {
+      best = highest;
+      from = start;
+    }
+  }
+  for (int64_t i = from; i < n; ++i) {
+    if (data[i] == best) return i;
+  }
+  return 0;
+}

@@ -2,6 +2,10 @@
 // The threads of one model. The caller works too, chunks are claimed one at a time, and nobody waits
 // for a worker that has not woken: on a machine whose cores are shared, two threads are never slower
 // than one because a sleeping or descheduled worker simply claims nothing.
+//
+// A step is a chain of matrix products with small work between them, during which memory would stand
+// idle. So the pool remembers which weights followed which the last time, and a thread that has nothing
+// to do meanwhile prefetches the start of the next ones.
 #pragma once
 
 #include <atomic>
@@ -11,9 +15,16 @@
 #include <mutex>
 #include <thread>
 #include <type_traits>
+#include <unordered_map>
 #include <vector>
 
 namespace chatspace {
+
+// Memory that a parallel loop reads from end to end; it is only ever prefetched, never accessed.
+struct Stream {
+  const void* data = nullptr;
+  int64_t bytes = 0;
+};
 
 class ThreadPool {
  public:
@@ -25,19 +36,35 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  // Threads that may work now, the caller counted: other models may have some of the cores (core_share.h).
+  int width() const { return width_.load(std::memory_order_relaxed); }
+  void set_width(int threads);
+  // Worker i runs on cores[i + 1] from now on, on any of `all` when it has none of its own; cores[0] is
+  // left to the caller, which is not bound: threads that it starts (libgomp's) would inherit that.
+  void pin(const std::vector<int>& cores, const std::vector<int>& all);
 
   // Calls body(chunk) once for each chunk in [0, chunks); returns when all are done. The body must not
   // throw. Nested calls, and calls while another thread uses the pool, run inline.
   template <typename Body>
   void parallel_for(int64_t chunks, const Body& body) {
-    run(chunks, [](const void* context, int64_t chunk) { (*static_cast<const Body*>(context))(chunk); }, &body);
+    run(chunks, [](const void* context, int64_t chunk) { (*static_cast<const Body*>(context))(chunk); }, &body, {});
+  }
+  // The same for a loop that reads `stream`.
+  template <typename Body>
+  void parallel_for(int64_t chunks, const Stream& stream, const Body& body) {
+    run(chunks, [](const void* context, int64_t chunk) { (*static_cast<const Body*>(context))(chunk); }, &body,
+        stream);
   }
 
  private:
   using Task = void (*)(const void* context, int64_t chunk);
-  void run(int64_t chunks, Task task, const void* context);
+  void run(int64_t chunks, Task task, const void* context, const Stream& stream);
   bool claim_and_run(uint32_t epoch);
-  void worker();
+  void worker(int index);
+  // Notes that `stream` is read now and makes what followed it the last time the stream to fetch ahead.
+  void follow(const Stream& stream);
+  // A piece of it into the second-level cache; nothing when there is none left.
+  void fetch_ahead();
 
   // One word holds the job's number (high half) and the chunks nobody has claimed (low half), so that a
   // late worker can never claim from a job it has not seen.
@@ -46,6 +73,15 @@ class ThreadPool {
   alignas(64) std::atomic<uint32_t> signal_{0};
   std::atomic<uint32_t> sleepers_{0};
   std::atomic<bool> stopping_{false};
+  std::atomic<int> width_;
+  // What is read next. The three are not changed together: a mixture is a useless prefetch, no more.
+  alignas(64) std::atomic<const char*> ahead_{nullptr};
+  std::atomic<int64_t> ahead_next_{0};
+  std::atomic<int64_t> ahead_end_{0};
+  std::unordered_map<const void*, Stream> follows_;  // of whoever holds owner_
+  const void* previous_ = nullptr;
+  bool profiled_ = false;               // this job's chunks are timed
+  std::atomic<int64_t> busy_{0};        // nanoseconds in them
   Task task_ = nullptr;
   const void* context_ = nullptr;
   uint32_t chunks_ = 0;

@@ -3,12 +3,14 @@
 #include <algorithm>
 
 #include "kernels/attention_cpu.h"
+#include "kernels/profile.h"
 #include "ops/cpu_backend.h"
 #include "ops/cpu_tensors.h"
 
 namespace chatspace {
 
 at::Tensor CpuBackend::attention(const AttentionCall& call) {
+  const ProfileScope profile(Operator::kAttention);
   const AttentionSpec& spec = *call.spec;
   TORCH_CHECK(spec.heads > 0 && spec.kv_heads > 0 && spec.head_dim > 0 && spec.heads % spec.kv_heads == 0,
               "chatspace: attention has ", spec.heads, " heads over ", spec.kv_heads, " kv heads of ", spec.head_dim);

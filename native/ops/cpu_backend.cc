@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "kernels/profile.h"
 #include "kernels/thread_pool.h"
 #include "ops/cpu_tensors.h"
 
@@ -27,6 +28,9 @@ HeldPart linear_part(const at::Tensor& weight, const OptionalTensor& bias, int64
   held.part.bias = pointer(held.bias);
   return held;
 }
+
+// Bytes of the weight, for the profile.
+int64_t weight_bytes(const LinearPart& part, int64_t k) { return part.n * row_bytes(part.type, k); }
 
 Activation activation_of(std::string_view name) {
   if (name == "silu") return Activation::kSilu;
@@ -53,6 +57,7 @@ void for_row_chunks(int64_t rows, int64_t width, const Body& body) {
 std::tuple<at::Tensor, at::Tensor> norm(const at::Tensor& delta, const at::Tensor& residual,
                                         const at::Tensor& weight, const OptionalTensor& bias, double eps,
                                         bool centred) {
+  const ProfileScope profile(Operator::kNorm);
   const at::Tensor x = rows_of(delta, "delta");
   const int64_t rows = x.size(0), width = x.size(1);
   at::Tensor other;
@@ -98,6 +103,8 @@ at::Tensor two_layers(const at::Tensor& in, const LinearPart& gate, const Linear
   const Activation activation = activation_of(act);
   HeldPart second = linear_part(down, down_bias, gate.n, "down");
   const int64_t rows = in.size(0), k = in.size(1);
+  const ProfileScope profile(Operator::kMlp, weight_bytes(gate, k) + weight_bytes(up, k) +
+                                                 weight_bytes(second.part, gate.n));
   const at::Tensor middle = empty_rows(rows, gate.n);
   float* mid = middle.mutable_data_ptr<float>();
   linear_activated(in.const_data_ptr<float>(), k, rows, k, gate, up, activation, mid, gate.n);
@@ -110,6 +117,7 @@ at::Tensor two_layers(const at::Tensor& in, const LinearPart& gate, const Linear
 }  // namespace
 
 at::Tensor CpuBackend::embed(const at::Tensor& tokens, const at::Tensor& weight) {
+  const ProfileScope profile(Operator::kEmbed);
   check_cpu(tokens, "tokens");
   TORCH_CHECK(tokens.dim() == 1 && tokens.scalar_type() == at::kLong, "chatspace: tokens must be [T] int64");
   int64_t width = 0;
@@ -150,6 +158,9 @@ std::tuple<at::Tensor, at::Tensor> CpuBackend::add_layer_norm(const at::Tensor& 
 at::Tensor CpuBackend::linear(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& bias) {
   const at::Tensor in = rows_of(x, "x");
   HeldPart held = linear_part(weight, bias, in.size(1), "weight");
+  // A product this wide is the one over the vocabulary.
+  const ProfileScope profile(held.part.n > 4 * in.size(1) ? Operator::kHead : Operator::kLinear,
+                             weight_bytes(held.part, in.size(1)));
   at::Tensor out = empty_rows(in.size(0), held.part.n);
   held.part.out = out.mutable_data_ptr<float>();
   linear_parts(in.const_data_ptr<float>(), in.size(1), in.size(0), in.size(1), &held.part, 1, held.part.n);
@@ -163,6 +174,8 @@ at::Tensor CpuBackend::linear3(const at::Tensor& x, const at::Tensor& wq, const 
   const HeldPart held[3] = {linear_part(wq, bq, k, "wq"), linear_part(wk, bk, k, "wk"),
                             linear_part(wv, bv, k, "wv")};
   const int64_t width = held[0].part.n + held[1].part.n + held[2].part.n;
+  const ProfileScope profile(Operator::kQkv, weight_bytes(held[0].part, k) + weight_bytes(held[1].part, k) +
+                                                 weight_bytes(held[2].part, k));
   at::Tensor out = empty_rows(in.size(0), width);
   LinearPart parts[3];
   int64_t column = 0;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Steering on the CPU: which of a pair is written, and rows the kernel cannot address.
+#include "kernels/profile.h"
 #include "kernels/steer_cpu.h"
 #include "ops/cpu_backend.h"
 #include "ops/cpu_tensors.h"
@@ -13,6 +14,7 @@ bool addressable(const at::Tensor& t) { return t.stride(1) == 1 || t.size(1) <= 
 }  // namespace
 
 void CpuBackend::steer(const SteerCall& call, at::Tensor& delta, at::Tensor& residual) {
+  const ProfileScope profile(Operator::kSteer);
   check_cpu(delta, "delta");
   TORCH_CHECK(delta.dim() == 2 && delta.size(0) == call.rows && delta.size(1) == call.hidden,
               "chatspace: steering expects [", call.rows, ", ", call.hidden, "], got ", delta.sizes());

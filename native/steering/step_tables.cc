@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "errors.h"
+#include "kernels/profile.h"
 #include "ops/backend.h"
 
 namespace chatspace {
@@ -184,6 +185,7 @@ void StepTables::add_captures(const StepSlice& slice, std::vector<Capture>& capt
 }
 
 void StepTables::begin(int64_t rows, std::vector<StepSlice> slices) {
+  const ProfileScope profile(Operator::kTables);
   slices_ = std::move(slices);
   reserve_readings();
   for (const StepSlice& slice : slices_) {
@@ -237,6 +239,7 @@ void StepTables::reduce(const StagedRows& staged) {
 }
 
 void StepTables::end() {
+  const ProfileScope profile(Operator::kTables);
   check_reached();
   if (!targets_.empty() && !device_.is_cpu()) cuda_backend()->read_counters();
   for (const CounterTarget& target : targets_) {

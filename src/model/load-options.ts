@@ -25,7 +25,10 @@ export interface LoadOptions {
    * "int4" quantise at load. Default "auto": "stored" when dtype is "auto" and the device is the CPU.
    */
   quantize?: NativeQuantize | "auto";
-  /** Threads of this model's pool. Default: the cores this process may use. */
+  /**
+   * Threads of this model when it works alone. Default: the cores this process may use (affinity, cgroup).
+   * Models that work at once in one process share those cores; answers do not depend on it.
+   */
   threads?: number;
   /** Module path of the numbered layer list of a stranger's archive. Default: the longest one. */
   layers?: string;

@@ -410,6 +410,23 @@ export interface NativeAddon {
   dequantize(type: string, bytes: Uint8Array, elements: number): Float32Array;
   /** GB/s of a plain threaded read loop over `bytes` of memory, best of `runs`. */
   readBandwidth(bytes: number, threads: number, runs: number): number;
+  /**
+   * Where the steps of all models of the process spend their time. "start" counts from zero, "stop" ends;
+   * every call returns what was counted until then. Off (the default) it costs nothing.
+   */
+  profile(action: "start" | "read" | "stop"): NativeOperatorProfile[];
+}
+
+/** What one operator cost since a profile was started. */
+export interface NativeOperatorProfile {
+  operator: string;
+  calls: number;
+  /** Wall time without the operators called inside. */
+  nanoseconds: number;
+  /** Time in which threads had nothing to do, summed over the threads of the model. */
+  idleNanoseconds: number;
+  /** Weights read. */
+  bytes: number;
 }
 
 /** Raised when contract.ts and the addon differ. */
