@@ -1,97 +1,111 @@
 // SPDX-License-Identifier: Apache-2.0
-// The price of steering: the same decode with no program, one layer, all layers, every operation, and a
-// batch in which every request brings its own program. Cases are run in turns within a round; the ratio
-// of each round to its own unsteered run is what counts on a machine whose speed drifts.
+// The price of steering at one, several and many rows: one layer, all layers, three operations a layer,
+// and a batch in which every request brings its own program. (bench/programs.mjs asks how it grows with
+// the number of programs, and what each operation costs.)
 //
-//   npm run bench:steer [-- --model NAME --dtype float32 --batch 1,16 --steps 48 --rounds 5]
+//   npm run bench:steer [-- --model NAME --dtype float32 --batch 1,16,32 --seconds 100 --rounds 99 --threads 2]
+//
+// Only the decode step is timed, at full batch (lib/batch-run.mjs). Every case runs A B B A against the unsteered
+// batch in short runs (lib/paired.mjs): drift cancels within a round, the table shows the median of the rounds'
+// ratios with a 95 % interval, and the first row measures the unsteered batch against itself: what a
+// difference must exceed to mean something. The context is short, so steering's share of a step is as
+// large as it gets. Rows that were touched are counted and compared after each run.
 import { parseArgs } from "node:util";
 import { SteerModel } from "../dist/index.js";
 import { loadAddon } from "../dist/native/loader.js";
-import { fixed, machineLine, median, printTable } from "./lib/table.mjs";
+import { BatchRunner } from "./lib/batch-run.mjs";
+import { abba, costText, summary } from "./lib/paired.mjs";
+import { publish } from "./lib/report.mjs";
+import { makePrograms } from "./lib/steering-cases.mjs";
+import { fixed, median } from "./lib/table.mjs";
 import { prompts } from "./lib/workload.mjs";
 
 const { values: args } = parseArgs({
   options: {
     model: { type: "string", default: "smollm2-135m-instruct" },
     dtype: { type: "string", default: "float32" },
-    batch: { type: "string", default: "1,16" },
-    steps: { type: "string", default: "48" },
-    rounds: { type: "string", default: "5" },
+    batch: { type: "string", default: "1,16,32" },
+    ms: { type: "string", default: "400" },
+    rounds: { type: "string", default: "99" },
+    seconds: { type: "string", default: "100" },
     threads: { type: "string" },
+    save: { type: "boolean", default: false },
   },
 });
 
+const PROMPT = 4;
 const addon = loadAddon();
 const threads = Number(args.threads ?? addon.machine().cores);
-const steps = Number(args.steps);
-const model = await SteerModel.load(args.model, { dtype: args.dtype, threads });
+const batches = args.batch.split(",").map(Number);
+const most = Math.max(...batches);
+const budget = Math.max(512, most * PROMPT);
+const model = await SteerModel.load(args.model, {
+  ...{ dtype: args.dtype, threads, maxBatch: most + 1, tokenBudget: budget, cacheBytes: 2 ** 30 },
+});
 const { layers, hiddenSize, vocabSize } = model.info;
 const every = Array.from({ length: layers }, (_, layer) => layer);
-const vector = (seed) => Float32Array.from({ length: hiddenSize }, (_, i) => 0.02 * Math.sin(seed + i));
-const at = (op, which, seed = 1) =>
-  which.map((layer) => ({
-    layer,
-    op,
-    vector: vector(seed),
-    ...(op === "cap" ? { min: -1e9, max: 1e9 } : {}),
-    ...(op === "replace" ? { amount: 0.001 } : {}),
-  }));
-const mixed = (seed) =>
-  every.flatMap((layer) => ["add", "cap", "ablate"].map((op) => at(op, [layer], seed)[0]));
-
-const cases = {
-  none: () => [],
-  "add, one layer": () => at("add", [layers >> 1]),
-  "add, all layers": () => at("add", every),
-  "cap, all layers": () => at("cap", every),
-  "ablate, all layers": () => at("ablate", every),
-  "replace, all layers": () => at("replace", every),
-  "add + cap + ablate, all layers": () => mixed(1),
-  "own program per request, add, all layers": (i) => at("add", every, i + 1),
-  "own program per request, 3 operations, all layers": (i) => mixed(i + 1),
-};
-
-async function time(tokens, program) {
-  // Made before the clock starts: making vectors is the caller's work.
-  const programs = tokens.map((_, i) => program(i));
-  const run = async (maxTokens) => {
-    const begin = performance.now();
-    await Promise.all(
-      tokens.map((ids, i) =>
-        model.generate(Int32Array.from(ids), {
-          maxTokens,
-          temperature: 0,
-          ignoreEos: true,
-          steering: programs[i],
-        }),
-      ),
-    );
-    return performance.now() - begin;
-  };
-  const prompt = await run(1);
-  return (await run(steps)) - prompt;
-}
-
-console.log(machineLine(addon));
-console.log(
-  `${args.model} ${args.dtype}, ${threads} threads, ${layers} layers, ${steps} greedy tokens, ${args.rounds} rounds in turns`,
-);
+const runner = new BatchRunner(model, budget);
 const rows = [];
-for (const batch of args.batch.split(",").map(Number)) {
-  const tokens = prompts(batch, 16, vocabSize);
-  const times = Object.fromEntries(Object.keys(cases).map((name) => [name, []]));
-  await time(tokens, cases.none);
-  for (let round = 0; round < Number(args.rounds); round++) {
-    for (const [name, program] of Object.entries(cases)) times[name].push(await time(tokens, program));
+try {
+  for (const batch of batches) await measure(batch);
+} finally {
+  await model.dispose();
+}
+publish(
+  {
+    ...{ name: "steer", addon },
+    lines: [
+      `${args.model} ${args.dtype}, ${threads} threads, ${layers} layers, runs of about ${args.ms} ms, A B B A against the unsteered batch`,
+    ],
+    tables: [{ header: ["case", "rounds", "decode tok/s", "cost against unsteered", "us a layer"], rows }],
+    notes: [
+      "cost: median of the rounds' ratios and its 95 % bootstrap interval (under five rounds: the range)",
+    ],
+  },
+  { save: args.save },
+);
+
+async function measure(batch) {
+  const tokens = prompts(batch, PROMPT, vocabSize);
+  const { stepMs } = await runner.run({ tokens, steps: 4 });
+  const steps = Math.max(4, Math.round(Number(args.ms) / stepMs));
+  const timed = (name, programs) => async () => {
+    const answer = await runner.run({ tokens, steps, programs });
+    const operations = programs?.reduce((sum, program) => sum + program.length, 0) ?? 0;
+    if (answer.touched !== operations * (PROMPT + steps))
+      throw new Error(
+        `${name}: ${answer.touched} rows x operations touched, expected ${operations * (PROMPT + steps)}`,
+      );
+    return answer.stepMs;
+  };
+  const program = (kind, at, count) => {
+    const made = makePrograms(kind, { count, layers: at, width: hiddenSize });
+    return tokens.map((_, i) => made[i % count]);
+  };
+  const cases = {
+    "unsteered against itself (noise)": undefined,
+    "add, one layer": program("add", [layers >> 1], 1),
+    "add, all layers": program("add", every, 1),
+    "add + cap + ablate, all layers": program("add + cap + ablate", every, 1),
+  };
+  if (batch > 1) {
+    cases["add, all layers, own program each"] = program("add", every, batch);
+    cases["add + cap + ablate, all layers, own program each"] = program("add + cap + ablate", every, batch);
   }
-  for (const name of Object.keys(cases)) {
-    const ratio = median(times[name].map((ms, i) => ms / times.none[i]));
+  const measured = await abba({
+    baseline: timed("unsteered", undefined),
+    cases: Object.fromEntries(Object.entries(cases).map(([name, each]) => [name, timed(name, each)])),
+    ...{ rounds: Number(args.rounds), seconds: Number(args.seconds) / batches.length },
+  });
+  for (const [name, { costs, baselines, ratios }] of Object.entries(measured.cases)) {
+    const extra = median(costs.map((cost, i) => ((cost - baselines[i]) * 1000) / layers));
+    const { median: typical } = summary(costs);
     rows.push([
       `batch ${batch}: ${name}`,
-      fixed((batch * (steps - 1) * 1000) / median(times[name])),
-      name === "none" ? "-" : `${ratio >= 1 ? "+" : ""}${fixed((ratio - 1) * 100)} %`,
+      ratios.length,
+      fixed((batch * 1000) / typical),
+      costText(ratios),
+      fixed(extra),
     ]);
   }
 }
-printTable(["case", "decode tok/s", "cost against none"], rows);
-await model.dispose();
