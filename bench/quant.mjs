@@ -2,7 +2,7 @@
 // Decode speed by precision beside llama.cpp, on the same weights at the same bits, in turns in one run,
 // with the read loop that bounds batch-1 decode.
 //
-//   npm run bench:quant [-- --model smollm2-135m-instruct|FILE.gguf --formats float32,bfloat16,int8,int4
+//   npm run bench:quant [-- --model smollm2-135m-instruct|FILE.gguf --formats float32,bfloat16,int8,int8-exact,int4,int4-exact
 //                           --prompt 64 --steps 48 --rounds 5 --threads 2 --no-peer]
 //
 // The peer is npm's node-llama-cpp with its prebuilt CPU binary, taken from CHATSPACE_BENCH_LLAMA (a folder
@@ -25,7 +25,7 @@ const PEER = "3.22.1";
 const { values: args } = parseArgs({
   options: {
     model: { type: "string", default: "smollm2-135m-instruct" },
-    formats: { type: "string", default: "float32,bfloat16,int8,int4" },
+    formats: { type: "string", default: "float32,bfloat16,int8,int8-exact,int4,int4-exact" },
     prompt: { type: "string", default: "64" },
     steps: { type: "string", default: "48" },
     rounds: { type: "string", default: "5" },
@@ -34,13 +34,16 @@ const { values: args } = parseArgs({
   },
 });
 // The same weights for both sides: ours are loaded so, the peer reads a GGUF file of the same bits. The
-// default model's own file is Q4_1 with 8-bit embedding and head.
+// default model's own file is Q4_1 with 8-bit embedding and head. int8 and int4 multiply int16 activations
+// (the peer: int8 ones); "exact" are the products that equal those of the float32 copy bit for bit.
 const FORMATS = {
   float32: { load: { dtype: "float32", quantize: "none" }, type: "F32" },
   bfloat16: { load: { dtype: "bfloat16", quantize: "none" }, type: "BF16" },
   float16: { load: { dtype: "float16", quantize: "none" }, type: "F16" },
-  int8: { load: { dtype: "float32", quantize: "int8" }, type: "Q8_0" },
-  int4: { load: { dtype: "float32", quantize: "stored" }, type: null },
+  int8: { load: { dtype: "float32", quantize: "int8", activations: "int16" }, type: "Q8_0" },
+  "int8-exact": { load: { dtype: "float32", quantize: "int8", activations: "float32" }, type: "Q8_0" },
+  int4: { load: { dtype: "float32", quantize: "stored", activations: "int16" }, type: null },
+  "int4-exact": { load: { dtype: "float32", quantize: "stored", activations: "float32" }, type: null },
 };
 
 const addon = loadAddon();

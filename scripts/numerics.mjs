@@ -38,9 +38,13 @@ const FORMATS = {
   bfloat16: { dtype: "bfloat16", quantize: "none" },
   float16: { dtype: "float16", quantize: "none" },
   stored: { dtype: "float32", quantize: "stored" },
-  int8: { dtype: "float32", quantize: "int8" },
-  int4: { dtype: "float32", quantize: "int4" },
+  "stored, int16 activations": { dtype: "float32", quantize: "stored", activations: "int16" },
+  int8: { dtype: "float32", quantize: "int8", activations: "float32" },
+  "int8, int16 activations": { dtype: "float32", quantize: "int8", activations: "int16" },
+  int4: { dtype: "float32", quantize: "int4", activations: "float32" },
+  "int4, int16 activations": { dtype: "float32", quantize: "int4", activations: "int16" },
 };
+const INTEGER = ["int8", "int8, int16 activations", "int4", "int4, int16 activations"];
 const PROMPTS = [
   "Today I feel",
   "The weather this morning is",
@@ -54,7 +58,7 @@ const CASES = {
     title: `${DEFAULT_MODEL} (source: GGUF Q4_1, embedding and head Q8_0), WikiText-2`,
     note: "`int4` finds the grid of a source that is Q4_1 already; the next table has the price of int4.",
     text: wikiText,
-    formats: ["float32", "bfloat16", "float16", "stored", "int8", "int4"],
+    formats: ["float32", "bfloat16", "float16", "stored", "stored, int16 activations", ...INTEGER],
     layer: 16,
     scale: 2,
     open: async () => ({ path: await resolveModel(DEFAULT_MODEL), vector: await resolveVector("happy") }),
@@ -65,7 +69,7 @@ const CASES = {
       "No full-precision checkpoint of this model is in reach of the script, so its channels are rescaled by random " +
       "factors that cancel (exp(n/8), see scripts/lib/gguf-variant.mjs): what int4 costs a model that was never quantised.",
     text: wikiText,
-    formats: ["float32", "bfloat16", "int8", "int4"],
+    formats: ["float32", "bfloat16", ...INTEGER],
     layer: 16,
     scale: 2,
     open: openOffGrid,
@@ -75,7 +79,7 @@ const CASES = {
     note: "A model of 260 thousand weights has no redundancy to lose; blocks of 32 are half of its rows.",
     text: () =>
       JSON.parse(fs.readFileSync(shared("tinystories-sample/tinystories_100.json"), "utf8")).join("\n\n"),
-    formats: ["float32", "bfloat16", "float16", "int8", "int4"],
+    formats: ["float32", "bfloat16", "float16", ...INTEGER],
     layer: 2,
     scale: 1,
     open: async () => ({ path: await resolveModel("stories260k"), vector: null }),

@@ -118,18 +118,30 @@ struct BlockForm {
   ElementType type;
   const char* name;
   at::ScalarType tag;
+  at::ScalarType planes;
 };
 
-constexpr BlockForm kForms[] = {{ElementType::kQ8_0, "Q8_0", kQ8_0Tag},
-                                {ElementType::kQ4_0, "Q4_0", kQ4_0Tag},
-                                {ElementType::kQ4_1, "Q4_1", kQ4_1Tag}};
+constexpr BlockForm kForms[] = {{ElementType::kQ8_0, "Q8_0", kQ8_0Tag, kQ8_0PlanesTag},
+                                {ElementType::kQ4_0, "Q4_0", kQ4_0Tag, kQ4_0PlanesTag},
+                                {ElementType::kQ4_1, "Q4_1", kQ4_1Tag, kQ4_1PlanesTag}};
 
-// The blocks of a matrix as the operators read them: [rows, units of a row], see ops/backend.h.
-at::Tensor tagged(const BlockForm& form, const at::Tensor& bytes, int64_t rows) {
-  return bytes.view(form.tag).view({rows, -1});
+// The blocks of a matrix as the operators read them: [rows, units of a row], see ops/backend.h. `bytes` is
+// rearranged in place where planes are asked for.
+at::Tensor tagged(const BlockForm& form, at::Tensor bytes, int64_t rows, Activations activations) {
+  if (activations == Activations::kFloat32) return bytes.view(form.tag).view({rows, -1});
+  const int64_t row = bytes.numel() / std::max<int64_t>(rows, 1);
+  auto* data = bytes.mutable_data_ptr<uint8_t>();
+  at::parallel_for(0, rows, 64, [&](int64_t begin, int64_t end) {
+    std::vector<uint8_t> blocks(static_cast<size_t>(row));
+    for (int64_t i = begin; i < end; ++i) {
+      std::copy_n(data + i * row, row, blocks.begin());
+      planes_row(form.type, blocks.data(), row / block_bytes(form.type) * kQuantBlock, data + i * row);
+    }
+  });
+  return bytes.view(form.planes).view({rows, -1});
 }
 
-at::Tensor quantized(const BlockForm& form, const at::Tensor& dense) {
+at::Tensor quantized(const BlockForm& form, const at::Tensor& dense, Activations activations) {
   const int64_t rows = dense.size(0);
   const int64_t width = dense.size(1);
   const int64_t bytes = row_bytes(form.type, width);
@@ -139,14 +151,14 @@ at::Tensor quantized(const BlockForm& form, const at::Tensor& dense) {
   at::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) quantize_row(form.type, in + row * width, width, to + row * bytes);
   });
-  return tagged(form, out, rows);
+  return tagged(form, out, rows, activations);
 }
 
 // The embedding table and the head decide every token: they keep eight bits.
 bool decides_tokens(const std::string& path) { return path == "head" || path.rfind("embed.", 0) == 0; }
 
 // The matrix in blocks, or an undefined tensor when it is not to be or cannot be kept so.
-at::Tensor in_blocks(const Entry& entry, const at::Tensor& stored, Quantize quantize) {
+at::Tensor in_blocks(const Entry& entry, const at::Tensor& stored, Quantize quantize, Activations activations) {
   if (quantize == Quantize::kNone || entry.shape.size() != 2 || entry.addend != 0.0) return {};
   if (entry.shape[1] % kQuantBlock != 0) return {};
   const bool eight = quantize == Quantize::kInt8 || decides_tokens(entry.path);
@@ -157,10 +169,10 @@ at::Tensor in_blocks(const Entry& entry, const at::Tensor& stored, Quantize quan
         static_cast<size_t>(stored.numel()) != type_bytes(entry.type, entry.elements())) {
       mismatch(entry.path, text("expected the bytes of ", entry.elements(), " elements of ", entry.type));
     }
-    return tagged(form, stored.clone(), entry.shape[0]);
+    return tagged(form, stored.clone(), entry.shape[0], activations);
   }
   if (quantize == Quantize::kStored) return {};
-  return quantized(kForms[eight ? 0 : 2], values(entry, stored, at::kFloat, at::kCPU));
+  return quantized(kForms[eight ? 0 : 2], values(entry, stored, at::kFloat, at::kCPU), activations);
 }
 
 }  // namespace
@@ -180,8 +192,8 @@ at::ScalarType stored_dtype(const std::string& table) {
   return most;
 }
 
-void materialize_weights(torch::jit::Module& root, const std::string& table, at::ScalarType dtype, at::Device device,
-                         Quantize quantize) {
+int64_t materialize_weights(torch::jit::Module& root, const std::string& table, at::ScalarType dtype, at::Device device,
+                            Quantize quantize, Activations activations) {
   const at::NoGradGuard no_grad;
   const std::vector<Entry> entries = parse(table).entries;
 
@@ -213,15 +225,20 @@ void materialize_weights(torch::jit::Module& root, const std::string& table, at:
     const auto [module, name] = locate(entry);
     ++shared[key_of(entry, module.attr(name).toTensor())].uses;
   }
+  int64_t matrices = 0;
   for (const Entry& entry : entries) {
     auto [module, name] = locate(entry);
     at::Tensor stored = module.attr(name).toTensor();
     Shared& slot = shared[key_of(entry, stored)];
-    if (!slot.result.defined()) slot.result = in_blocks(entry, stored, quantize);
+    if (!slot.result.defined()) {
+      slot.result = in_blocks(entry, stored, quantize, activations);
+      matrices += slot.result.defined() ? 1 : 0;
+    }
     if (!slot.result.defined()) slot.result = values(entry, stored, dtype, device);
     module.setattr(name, slot.result);
     if (--slot.uses == 0) slot.result.reset();
   }
+  return matrices;
 }
 
 }  // namespace chatspace

@@ -20,6 +20,12 @@ enum class Quantize {
   kInt4,    // Q4_1 for the layers, Q8_0 for the embedding table and the head
 };
 
+// How a product reads its activations where the matrix is in blocks.
+enum class Activations {
+  kFloat32,  // blocks as in GGUF: the product with their float32 copy, bit for bit
+  kInt16,    // the same numbers in planes (kernels/element.h): integer products
+};
+
 // The dtype "auto" stands for: what the converter wrote down (it does when it quantises), else that of most
 // elements of the matrices; block types count as float32.
 at::ScalarType stored_dtype(const std::string& table);
@@ -28,8 +34,9 @@ at::ScalarType stored_dtype(const std::string& table);
 // vectors (norms, biases) float32 on the CPU and `dtype` on CUDA, addends are added; `quantize` may keep
 // or make block types instead (CPU only, rows of whole blocks; other matrices become `dtype`). A weight
 // that two modules share stays one tensor. Each source tensor is freed as soon as its values exist.
+// Returns how many matrices are in blocks.
 // Throws Error: ERR_ARCHIVE_WEIGHTS when the table and the modules do not fit together.
-void materialize_weights(torch::jit::Module& root, const std::string& table, at::ScalarType dtype, at::Device device,
-                         Quantize quantize = Quantize::kNone);
+int64_t materialize_weights(torch::jit::Module& root, const std::string& table, at::ScalarType dtype, at::Device device,
+                            Quantize quantize = Quantize::kNone, Activations activations = Activations::kFloat32);
 
 }  // namespace chatspace

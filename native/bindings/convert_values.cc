@@ -154,6 +154,7 @@ LoadOptions to_load_options(const Fields& fields) {
   options.device = fields.string("device");
   options.dtype = fields.string("dtype");
   if (!fields.absent("quantize")) options.quantize = fields.string("quantize");
+  if (!fields.absent("activations")) options.activations = fields.string("activations");
   options.threads = static_cast<int>(std::max<int64_t>(1, fields.integer("threads")));
   options.layers_path = fields.absent("layersPath") ? "" : fields.string("layersPath");
   options.token_budget = std::max<int64_t>(1, fields.integer("tokenBudget"));
@@ -281,6 +282,7 @@ Napi::Object to_js(Napi::Env env, const ModelInfo& info, const std::vector<Site>
   out.Set("device", info.device);
   out.Set("dtype", info.dtype);
   out.Set("quantize", info.quantize);
+  out.Set("activations", info.activations);
   out.Set("threads", Napi::Number::New(env, info.threads));
   out.Set("layerOutput", info.layer_output);
   out.Set("layersPath", info.layers_path);

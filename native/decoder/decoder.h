@@ -21,6 +21,8 @@ struct LoadOptions {
   std::string device = "cpu";
   std::string dtype = "auto";
   std::string quantize = "none";  // none, stored, int8, int4: matrices of our own archives, CPU
+  // auto, float32, int16: how products with quantised matrices read their activations
+  std::string activations = "auto";
   int threads = 1;
   std::string layers_path;  // "" = find
   int64_t token_budget = 512;
@@ -38,6 +40,7 @@ struct ModelInfo {
   std::string device;
   std::string dtype;
   std::string quantize = "none";
+  std::string activations = "float32";
   int threads = 1;
   std::string layer_output;  // "delta-residual" or "hidden"
   std::string layers_path;

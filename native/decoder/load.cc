@@ -16,6 +16,10 @@ std::unique_ptr<Decoder> load_decoder(const LoadOptions& options) {
     if (archive.extra_files.count("chatspace.json") != 0) {
       return std::make_unique<OwnDecoder>(std::move(archive), options);
     }
+    if (options.activations == "int16") {
+      throw Error("ERR_ACTIVATIONS", text("activations int16: expected an archive of our own with quantised matrices, got ",
+                                          options.path));
+    }
     return std::make_unique<ForeignDecoder>(std::move(archive), options);
   } catch (const Error&) {
     throw;

@@ -35,6 +35,22 @@ Quantize quantize_of(const LoadOptions& options) {
   throw Error("ERR_NATIVE_ARGUMENT", text("quantize: expected none, stored, int8 or int4, got ", options.quantize));
 }
 
+// auto: integer products where the matrices are quantised at the user's word, the exact ones of "stored"
+// where nothing may be lost.
+Activations activations_of(const LoadOptions& options) {
+  const bool asked = options.activations == "int16";
+  if (asked && options.quantize == "none") {
+    throw Error("ERR_ACTIVATIONS", text("activations int16: expected quantize stored, int8 or int4, got none"));
+  }
+  if (asked) return Activations::kInt16;
+  if (options.activations == "float32") return Activations::kFloat32;
+  if (options.activations != "auto") {
+    throw Error("ERR_NATIVE_ARGUMENT",
+                text("activations: expected auto, float32 or int16, got ", options.activations));
+  }
+  return options.quantize == "int8" || options.quantize == "int4" ? Activations::kInt16 : Activations::kFloat32;
+}
+
 // An integer field of chatspace.json, which our own converter wrote.
 int64_t field(const std::string& json, const std::string& name) {
   const size_t at = json.find("\"" + name + "\"");
@@ -85,7 +101,14 @@ OwnDecoder::OwnDecoder(Archive archive, const LoadOptions& options)
   info_.weight_hash = archive.weight_hash;
   const at::ScalarType dtype = dtype_of(info_.dtype);
   info_.quantize = options.quantize;
-  materialize_weights(module_, table, dtype, device_, quantize_of(options));
+  const Quantize quantize = quantize_of(options);
+  const Activations activations = activations_of(options);
+  const int64_t in_blocks = materialize_weights(module_, table, dtype, device_, quantize, activations);
+  if (in_blocks == 0 && options.activations == "int16") {
+    throw Error("ERR_ACTIVATIONS", text("activations int16: expected quantised matrices, got none in ", options.path,
+                                        " at quantize ", options.quantize));
+  }
+  info_.activations = in_blocks > 0 && activations == Activations::kInt16 ? "int16" : "float32";
   info_.weight_bytes = bytes_of(module_);
   cache_ = module_.attr("kv").toCustomClass<KVCache>();
   // The archive stores the object once per module that reads it; all of them get the root's.

@@ -19,6 +19,7 @@ extern const CpuKernels* const kGenericKernels;
 #if defined(__x86_64__)
 extern const CpuKernels* const kAvx2Kernels;
 extern const CpuKernels* const kAvx512Kernels;
+extern const CpuKernels* const kAvx512VnniKernels;
 #endif
 
 namespace {
@@ -50,6 +51,8 @@ bool processor_has(Isa isa) {
     case Isa::kAvx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    case Isa::kAvx512Vnni:
+      return processor_has(Isa::kAvx512) && __builtin_cpu_supports("avx512vnni");
     case Isa::kAmx:
       return processor_has(Isa::kAvx512) && has_tiles();
   }
@@ -60,14 +63,15 @@ bool processor_has(Isa isa) {
 }
 
 const CpuKernels* choose() {
-  Isa limit = Isa::kAvx512;
+  Isa limit = Isa::kAvx512Vnni;
   if (const char* wanted = std::getenv("CHATSPACE_ISA")) {
     if (std::strcmp(wanted, "generic") == 0 || std::strcmp(wanted, "scalar") == 0) limit = Isa::kGeneric;
     if (std::strcmp(wanted, "avx2") == 0) limit = Isa::kAvx2;
+    if (std::strcmp(wanted, "avx512") == 0) limit = Isa::kAvx512;
     // Only when asked for: docs/adr/0005-matrix-units.md.
     if (std::strcmp(wanted, "amx") == 0) limit = Isa::kAmx;
   }
-  for (const Isa isa : {Isa::kAmx, Isa::kAvx512, Isa::kAvx2}) {
+  for (const Isa isa : {Isa::kAmx, Isa::kAvx512Vnni, Isa::kAvx512, Isa::kAvx2}) {
     if (static_cast<int>(isa) > static_cast<int>(limit)) continue;
     if (const CpuKernels* kernels = cpu_kernels_for(isa)) return kernels;
   }
@@ -88,6 +92,7 @@ const CpuKernels* cpu_kernels_for(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::kAvx2) return kAvx2Kernels;
   if (isa == Isa::kAvx512) return kAvx512Kernels;
+  if (isa == Isa::kAvx512Vnni) return kAvx512VnniKernels;
   if (isa == Isa::kAmx) {
     static const CpuKernels* const kernels = kAvx512Kernels != nullptr ? amx_kernels(*kAvx512Kernels) : nullptr;
     return kernels;

@@ -14,7 +14,7 @@
 
 namespace chatspace {
 
-enum class Isa : int32_t { kGeneric = 0, kAvx2 = 1, kAvx512 = 2, kAmx = 4 };
+enum class Isa : int32_t { kGeneric = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Vnni = 3, kAmx = 4 };
 enum class Activation : int32_t { kSilu = 0, kGeluTanh = 1, kGelu = 2, kRelu = 3 };
 
 // out[t, n] = sum_k x[t, k] * weight[n, k] (+ bias[n]).
@@ -29,6 +29,7 @@ struct LinearBlock {
   const float* bias;  // first of the block, or null
   float* out;
   int64_t out_stride;
+  const void* x_int16 = nullptr;  // x as quantize_int16 writes it, rows adjacent: weights in planes read this alone
 };
 
 // Writes norm(q) and norm(k) with the rotary embedding, for one row.
@@ -91,6 +92,8 @@ struct CpuKernels {
   // Rows of a tile: drivers cut work into multiples of these.
   int64_t linear_tile_n;
   void (*linear)(const LinearBlock& block);
+  // One row of k floats (whole blocks) in int16_row_bytes(k) bytes, see int16_rows.h.
+  void (*quantize_int16)(const float* x, int64_t k, void* row);
   // gate = act(gate) * up, or act(gate) when up is null.
   void (*activate)(Activation act, float* gate, int64_t gate_stride, const float* up, int64_t up_stride, int64_t rows,
                    int64_t n);
@@ -112,8 +115,8 @@ struct CpuKernels {
   int64_t (*argmax)(const float* data, int64_t n);
 };
 
-// The best table this processor runs; CHATSPACE_ISA=generic|avx2|avx512 (scalar = generic) lowers it, amx
-// raises it to the matrix unit.
+// The best table this processor runs; CHATSPACE_ISA=generic|avx2|avx512|avx512vnni (scalar = generic) lowers it,
+// amx raises it to the matrix unit.
 const CpuKernels& cpu_kernels();
 // null when the build or the processor lacks it.
 const CpuKernels* cpu_kernels_for(Isa isa);

@@ -7,13 +7,14 @@ namespace {
 
 #include "kernels/math.inl"
 #include "kernels/rows.inl"
+#include "kernels/int16.inl"
 #include "kernels/linear.inl"
 #include "kernels/attention.inl"
 #include "kernels/steer_cpu.inl"
 
 constexpr CpuKernels make_table(Isa isa, const char* name) {
-  return CpuKernels{isa,      name,   kTileCols == 6 ? 24 : 8, linear, activate, rms_norm, layer_norm, to_float,
-                    from_float, rotate, attention, merge, steer, read, exp_array, argmax};
+  return CpuKernels{isa,      name,   kTileCols == 6 ? 24 : 8, linear, quantize_int16, activate, rms_norm, layer_norm,
+                    to_float, from_float, rotate, attention, merge, steer, read, exp_array, argmax};
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 
-#include "kernels/simd_avx2.h"
+#include "kernels/int16_avx2.h"
 
 #include "kernels/cpu_kernels.inl"
 

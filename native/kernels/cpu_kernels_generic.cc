@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // For any processor.
 #include "kernels/cpu_kernels.h"
-#include "kernels/simd_generic.h"
+#include "kernels/int16_generic.h"
 #include "kernels/thread_pool.h"
 
 #include "kernels/cpu_kernels.inl"

@@ -8,26 +8,53 @@
 
 namespace chatspace {
 
-// The last three are GGUF block types, for matrices alone: 32 weights along a row share a float16 scale
-// (and kQ4_1 a float16 minimum). Kernels decode them to the very float32 values that dequantising gives,
-// so a product with a block matrix equals the product with its dequantised copy, bit for bit.
-enum class ElementType : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2, kQ8_0 = 3, kQ4_0 = 4, kQ4_1 = 5 };
+// From kQ8_0 on for matrices alone: 32 weights along a row share a float16 scale (and kQ4_1 a float16
+// minimum).
+//
+// kQ8_0, kQ4_0, kQ4_1 are GGUF's blocks. Kernels decode them to the very float32 values that dequantising
+// gives, so a product with a block matrix equals the product with its dequantised copy, bit for bit.
+//
+// The planes are the same numbers in as many bytes, a row's scales first, then its minima, then its levels
+// (of four bits: 16 bytes a block, low halves weights 0 .. 15, high halves 16 .. 31, as in GGUF), so that the
+// scales of many blocks are one load. Products with them take the activations in int16 (int16_rows.h).
+enum class ElementType : int32_t {
+  kFloat32 = 0,
+  kBFloat16 = 1,
+  kFloat16 = 2,
+  kQ8_0 = 3,
+  kQ4_0 = 4,
+  kQ4_1 = 5,
+  kQ8_0Planes = 6,
+  kQ4_0Planes = 7,
+  kQ4_1Planes = 8
+};
 
 constexpr int64_t kQuantBlock = 32;
 
-constexpr bool is_block_type(ElementType type) { return type >= ElementType::kQ8_0; }
+constexpr bool is_plane_type(ElementType type) { return type >= ElementType::kQ8_0Planes; }
+
+constexpr bool is_block_type(ElementType type) { return type >= ElementType::kQ8_0 && !is_plane_type(type); }
+
+// The block type with the numbers of a plane type, and the other way round.
+constexpr ElementType blocks_of(ElementType planes) {
+  return static_cast<ElementType>(static_cast<int32_t>(planes) - 3);
+}
+constexpr ElementType planes_of(ElementType blocks) {
+  return static_cast<ElementType>(static_cast<int32_t>(blocks) + 3);
+}
 
 // Bytes of one element of the float types.
 constexpr int64_t element_bytes(ElementType type) { return type == ElementType::kFloat32 ? 4 : 2; }
 
-// Bytes of one block of the block types.
+// Bytes of one block of the block types, and of a block's share of the planes.
 constexpr int64_t block_bytes(ElementType type) {
-  return type == ElementType::kQ8_0 ? 34 : type == ElementType::kQ4_0 ? 18 : 20;
+  const ElementType blocks = is_plane_type(type) ? blocks_of(type) : type;
+  return blocks == ElementType::kQ8_0 ? 34 : blocks == ElementType::kQ4_0 ? 18 : 20;
 }
 
-// Bytes of `count` elements of a row; whole blocks for block types.
+// Bytes of `count` elements of a row; whole blocks for block and plane types.
 constexpr int64_t row_bytes(ElementType type, int64_t count) {
-  return is_block_type(type) ? count / kQuantBlock * block_bytes(type) : count * element_bytes(type);
+  return type >= ElementType::kQ8_0 ? count / kQuantBlock * block_bytes(type) : count * element_bytes(type);
 }
 
 // static: each translation unit keeps its own copy, so a file built with AVX-512 never lends its code

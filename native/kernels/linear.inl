@@ -194,5 +194,11 @@ static void linear(const LinearBlock& b) {
       return linear_typed<ElementType::kQ4_0>(b);
     case ElementType::kQ4_1:
       return linear_typed<ElementType::kQ4_1>(b);
+    case ElementType::kQ8_0Planes:
+      return linear_int16<ElementType::kQ8_0Planes>(b);
+    case ElementType::kQ4_0Planes:
+      return linear_int16<ElementType::kQ4_0Planes>(b);
+    case ElementType::kQ4_1Planes:
+      return linear_int16<ElementType::kQ4_1Planes>(b);
   }
 }

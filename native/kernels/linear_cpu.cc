@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "kernels/chunk_plan.h"
+#include "kernels/int16_rows.h"
 #include "kernels/thread_pool.h"
 
 namespace chatspace {
@@ -15,9 +16,10 @@ namespace {
 
 // Rows of x that stay in the second-level cache while all weights pass by. The kernel walks a long K in
 // segments, so no more than one segment of each row is in use at a time.
-int64_t row_block(int64_t rows, int64_t k) {
+int64_t row_block(int64_t rows, int64_t k, bool int16) {
   if (rows <= 64) return rows;
-  const int64_t fit = (384 * 1024) / (std::clamp<int64_t>(k, 1, 576) * static_cast<int64_t>(sizeof(float)));
+  const int64_t row_bytes = int16 ? int16_row_bytes(k) : std::clamp<int64_t>(k, 1, 576) * static_cast<int64_t>(sizeof(float));
+  const int64_t fit = (384 * 1024) / row_bytes;
   const int64_t block = std::clamp<int64_t>(fit / 12 * 12, 24, 96);
   const int64_t blocks = (rows + block - 1) / block;
   return ((rows + blocks - 1) / blocks + 11) / 12 * 12;
@@ -34,7 +36,23 @@ ChunkPlan plan_columns(int64_t rows, int64_t k, int64_t n, int64_t weights_per_c
           tile, threads};
 }
 
-LinearBlock block_of(const float* x, int64_t x_stride, int64_t rows, int64_t k, const LinearPart& part, int64_t row,
+// The rows of x in int16 when a weight asks for them, in scratch of this thread that holds until its next
+// product; null otherwise.
+const char* int16_rows(const float* x, int64_t x_stride, int64_t rows, int64_t k, bool wanted) {
+  if (!wanted) return nullptr;
+  const CpuKernels& kernels = cpu_kernels();
+  const int64_t bytes = int16_row_bytes(k);
+  auto* out = reinterpret_cast<char*>(thread_scratch(Scratch::kInt16, rows * bytes / 4));
+  // About 16 Ki elements a chunk: a single row is not worth a claim.
+  const int64_t step = std::max<int64_t>(1, 16384 / std::max<int64_t>(k, 1));
+  current_pool()->parallel_for((rows + step - 1) / step, [&](int64_t chunk) {
+    const int64_t end = std::min(rows, (chunk + 1) * step);
+    for (int64_t row = chunk * step; row < end; ++row) kernels.quantize_int16(x + row * x_stride, k, out + row * bytes);
+  });
+  return out;
+}
+
+LinearBlock block_of(const float* x, int64_t x_stride, const char* x_int16, int64_t rows, int64_t k, const LinearPart& part, int64_t row,
                      int64_t column, int64_t columns, float* out, int64_t out_stride) {
   LinearBlock block;
   block.x = x + row * x_stride;
@@ -47,6 +65,7 @@ LinearBlock block_of(const float* x, int64_t x_stride, int64_t rows, int64_t k, 
   block.bias = part.bias != nullptr ? part.bias + column : nullptr;
   block.out = out;
   block.out_stride = out_stride;
+  if (x_int16 != nullptr) block.x_int16 = x_int16 + row * int16_row_bytes(k);
   return block;
 }
 
@@ -57,10 +76,15 @@ void linear_parts(const float* x, int64_t x_stride, int64_t rows, int64_t k, con
   if (rows <= 0) return;
   const CpuKernels& kernels = cpu_kernels();
   ThreadPool& pool = *current_pool();
-  const int64_t block = row_block(rows, k);
-  const int64_t row_blocks = (rows + block - 1) / block;
   int64_t total = 0;
-  for (int64_t p = 0; p < count; ++p) total += parts[p].n;
+  bool int16 = false;
+  for (int64_t p = 0; p < count; ++p) {
+    total += parts[p].n;
+    int16 = int16 || is_plane_type(parts[p].type);
+  }
+  const char* quantized = int16_rows(x, x_stride, rows, k, int16);
+  const int64_t block = row_block(rows, k, int16);
+  const int64_t row_blocks = (rows + block - 1) / block;
   // The parts lie side by side; a chunk may cross from one into the next.
   const ChunkPlan plan =
       plan_columns(block, k, total, 1, parts[0].type, kernels.linear_tile_n, pool.width(), total);
@@ -74,7 +98,7 @@ void linear_parts(const float* x, int64_t x_stride, int64_t rows, int64_t k, con
       const LinearPart& part = parts[p];
       if (column >= part.n) continue;
       const int64_t columns = std::min(left, part.n - column);
-      kernels.linear(block_of(x, x_stride, std::min(block, rows - row), k, part, row, column, columns,
+      kernels.linear(block_of(x, x_stride, quantized, std::min(block, rows - row), k, part, row, column, columns,
                               part.out + row * out_stride + column, out_stride));
       left -= columns;
       column += columns;
@@ -89,7 +113,9 @@ void linear_activated(const float* x, int64_t x_stride, int64_t rows, int64_t k,
   ThreadPool& pool = *current_pool();
   const bool gated = up.weight != nullptr;
   const int64_t n = gate.n;
-  const int64_t block = row_block(rows, k);
+  const bool int16 = is_plane_type(gate.type) || (gated && is_plane_type(up.type));
+  const char* quantized = int16_rows(x, x_stride, rows, k, int16);
+  const int64_t block = row_block(rows, k, int16);
   const int64_t row_blocks = (rows + block - 1) / block;
   // At most 384 columns: that bounds the scratch of `up`.
   const ChunkPlan plan = plan_columns(block, k, n, gated ? 2 : 1, gate.type, kernels.linear_tile_n, pool.width(),
@@ -102,11 +128,11 @@ void linear_activated(const float* x, int64_t x_stride, int64_t rows, int64_t k,
     const int64_t count = std::min(block, rows - row);
     const int64_t columns = plan.starts[static_cast<size_t>(chunk % chunks) + 1] - column;
     float* gated_out = out + row * out_stride + column;
-    kernels.linear(block_of(x, x_stride, count, k, gate, row, column, columns, gated_out, out_stride));
+    kernels.linear(block_of(x, x_stride, quantized, count, k, gate, row, column, columns, gated_out, out_stride));
     float* scratch = nullptr;
     if (gated) {
       scratch = thread_scratch(Scratch::kRows, count * columns);
-      kernels.linear(block_of(x, x_stride, count, k, up, row, column, columns, scratch, columns));
+      kernels.linear(block_of(x, x_stride, quantized, count, k, up, row, column, columns, scratch, columns));
     }
     kernels.activate(act, gated_out, out_stride, scratch, columns, count, columns);
   });

@@ -115,4 +115,17 @@ void quantize_row(ElementType type, const float* in, int64_t count, void* out) {
   }
 }
 
+void planes_row(ElementType type, const void* in, int64_t count, void* out) {
+  const int64_t blocks = count / kQuantBlock;
+  const int64_t header = type == ElementType::kQ4_1 ? 4 : 2;
+  const int64_t levels = block_bytes(type) - header;
+  const auto* from = static_cast<const uint8_t*>(in);
+  auto* to = static_cast<uint8_t*>(out);
+  for (int64_t b = 0; b < blocks; ++b, from += block_bytes(type)) {
+    std::memcpy(to + 2 * b, from, 2);
+    if (header == 4) std::memcpy(to + 2 * (blocks + b), from + 2, 2);
+    std::memcpy(to + header * blocks + levels * b, from + header, static_cast<size_t>(levels));
+  }
+}
+
 }  // namespace chatspace

@@ -16,4 +16,8 @@ namespace chatspace {
 // kQ4_0: the scale alone, found the same way, with levels -8 .. 7.
 void quantize_row(ElementType type, const float* in, int64_t count, void* out);
 
+// A row of `count` weights in blocks of `type` as the planes planes_of(type): the same numbers in as many
+// bytes, in another order (element.h). `in` and `out` must not overlap.
+void planes_row(ElementType type, const void* in, int64_t count, void* out);
+
 }  // namespace chatspace

@@ -17,6 +17,23 @@ static void to_float_typed(const void* in, int64_t n, float* out) {
   }
 }
 
+// A row in planes has the values of its blocks.
+template <ElementType E>
+static void planes_to_float(const void* in, int64_t n, float* out) {
+  constexpr ElementType B = blocks_of(E);
+  constexpr int64_t kHeader = B == ElementType::kQ4_1 ? 4 : 2;
+  constexpr int64_t kLevelBytes = block_bytes(B) - kHeader;
+  const auto* scales = static_cast<const uint8_t*>(in);
+  const int64_t blocks = n / kQuantBlock;
+  for (int64_t b = 0; b < blocks; ++b) {
+    uint8_t block[block_bytes(B)];
+    __builtin_memcpy(block, scales + 2 * b, 2);
+    if (kHeader == 4) __builtin_memcpy(block + 2, scales + 2 * (blocks + b), 2);
+    __builtin_memcpy(block + kHeader, scales + kHeader * blocks + kLevelBytes * b, kLevelBytes);
+    to_float_typed<B>(block, kQuantBlock, out + b * kQuantBlock);
+  }
+}
+
 static void to_float(const void* in, ElementType type, int64_t n, float* out) {
   switch (type) {
     case ElementType::kFloat32:
@@ -31,6 +48,12 @@ static void to_float(const void* in, ElementType type, int64_t n, float* out) {
       return to_float_typed<ElementType::kQ4_0>(in, n, out);
     case ElementType::kQ4_1:
       return to_float_typed<ElementType::kQ4_1>(in, n, out);
+    case ElementType::kQ8_0Planes:
+      return planes_to_float<ElementType::kQ8_0Planes>(in, n, out);
+    case ElementType::kQ4_0Planes:
+      return planes_to_float<ElementType::kQ4_0Planes>(in, n, out);
+    case ElementType::kQ4_1Planes:
+      return planes_to_float<ElementType::kQ4_1Planes>(in, n, out);
   }
 }
 

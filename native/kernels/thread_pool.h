@@ -108,7 +108,7 @@ class PoolScope {
 
 // 64-byte aligned scratch of this thread, grown as needed and kept. Contents are undefined; a second
 // call with the same slot invalidates the first.
-enum class Scratch : int { kPanel = 0, kRows = 1, kScores = 2, kSteer = 3, kCount = 4 };
+enum class Scratch : int { kPanel = 0, kRows = 1, kScores = 2, kSteer = 3, kInt16 = 4, kCount = 5 };
 float* thread_scratch(Scratch slot, int64_t floats);
 
 // Cores this process may use (affinity and cgroup quota), at least 1.

@@ -45,6 +45,11 @@ struct RopeSpec {
 constexpr at::ScalarType kQ8_0Tag = at::kChar;
 constexpr at::ScalarType kQ4_0Tag = at::kByte;
 constexpr at::ScalarType kQ4_1Tag = at::kShort;
+// The same in planes (kernels/element.h): uint16 = Q8_0 (17 units), bool = Q4_0 (18), uint32 = Q4_1 (5). The
+// weight alone says that its product takes the activations in int16, so models of both kinds run side by side.
+constexpr at::ScalarType kQ8_0PlanesTag = at::kUInt16;
+constexpr at::ScalarType kQ4_0PlanesTag = at::kBool;
+constexpr at::ScalarType kQ4_1PlanesTag = at::kUInt32;
 
 // What one layer's attention does; fixed for the life of the model.
 struct AttentionSpec {

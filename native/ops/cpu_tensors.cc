@@ -71,6 +71,9 @@ ElementType matrix_type(const at::Tensor& weight, const char* what, int64_t* wid
     case kQ8_0Tag: type = ElementType::kQ8_0; break;
     case kQ4_0Tag: type = ElementType::kQ4_0; break;
     case kQ4_1Tag: type = ElementType::kQ4_1; break;
+    case kQ8_0PlanesTag: type = ElementType::kQ8_0Planes; break;
+    case kQ4_0PlanesTag: type = ElementType::kQ4_0Planes; break;
+    case kQ4_1PlanesTag: type = ElementType::kQ4_1Planes; break;
     default: TORCH_CHECK(false, "chatspace: ", what, " must be float32, bfloat16 or float16, or blocks, got ",
                          weight.scalar_type());
   }

@@ -9,6 +9,7 @@
 #include <functional>
 
 #include "kernels/linear_cpu.h"
+#include "kernels/quantize.h"
 #include "ops/backend.h"
 #include "tests/check.h"
 
@@ -107,6 +108,56 @@ BENCH(linear_bandwidth) {
       std::printf("  %-6s %-9s read loop %6.2f GB/s   ours %6.2f GB/s (%3.0f %%)   at::linear %6.2f GB/s (%3.0f %%)\n",
                   shape.name, c10::toString(type), read, gb / best[0], 100 * gb / best[0] / read, gb / best[1],
                   100 * gb / best[1] / read);
+    }
+  }
+}
+
+// One row of activations against quantised weights from memory: exact (GGUF blocks) and int16 (planes), in
+// turns with the read loop; then 256 rows.
+BENCH(linear_int16) {
+  const int threads = bench_threads();
+  ThreadPool pool(threads);
+  PoolScope scope(&pool);
+  std::printf("  isa %s, %d threads\n", cpu_kernels().name, threads);
+  struct Shape {
+    const char* name;
+    int64_t n, k;
+  };
+  struct Type {
+    const char* name;
+    ElementType type;
+  };
+  for (const Shape shape : {Shape{"K 576", 98304, 576}, {"K 1536", 36864, 1536}, {"K 4096", 14336, 4096}}) {
+    for (const Type type : {Type{"Q8_0", ElementType::kQ8_0}, {"Q4_0", ElementType::kQ4_0}, {"Q4_1", ElementType::kQ4_1}}) {
+      const int64_t row = row_bytes(type.type, shape.k), many = 256, few = 1536;
+      const at::Tensor values = at::randn({8, shape.k}) * 0.05, x = at::randn({many, shape.k});
+      std::vector<char> blocks(static_cast<size_t>(row * shape.n)), planes(blocks.size());
+      for (int64_t i = 0; i < shape.n; ++i) {
+        char* to = blocks.data() + i * row;
+        if (i < 8) {
+          quantize_row(type.type, values.const_data_ptr<float>() + i * shape.k, shape.k, to);
+        } else {
+          std::copy_n(to - 8 * row, row, to);
+        }
+        planes_row(type.type, to, shape.k, planes.data() + i * row);
+      }
+      std::vector<float> out(static_cast<size_t>(std::max(shape.n, many * few)));
+      const auto run = [&](const std::vector<char>& weight, ElementType as, int64_t rows, int64_t n) {
+        const LinearPart part{weight.data(), as, n, nullptr, out.data()};
+        linear_parts(x.const_data_ptr<float>(), shape.k, rows, shape.k, &part, 1, n);
+      };
+      double read = 0.0;
+      const std::vector<double> best = best_seconds(
+          0.5, {[&] { run(blocks, type.type, 1, shape.n); }, [&] { run(planes, planes_of(type.type), 1, shape.n); },
+                [&] { read = std::max(read, read_bandwidth(row * shape.n, threads, 1)); }});
+      const std::vector<double> batch = best_seconds(0.2, {[&] { run(blocks, type.type, many, few); },
+                                                           [&] { run(planes, planes_of(type.type), many, few); }});
+      const double gb = static_cast<double>(row * shape.n) / 1e9;
+      const double flops = 2.0 * static_cast<double>(many * few * shape.k) / 1e9;
+      std::printf("  %-6s %s read loop %5.1f GB/s   exact %5.1f (%3.0f %%)   int16 %5.1f (%3.0f %%)   256 rows: exact %6.1f"
+                  "   int16 %6.1f GF/s\n",
+                  shape.name, type.name, read, gb / best[0], 100 * gb / best[0] / read, gb / best[1],
+                  100 * gb / best[1] / read, flops / batch[0], flops / batch[1]);
     }
   }
 }

@@ -62,7 +62,7 @@ void report_worst(const std::string& title) {
 
 void for_each_isa(const std::function<void(const CpuKernels&)>& body) {
   const CpuKernels& chosen = cpu_kernels();
-  for (const Isa isa : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512, Isa::kAmx}) {
+  for (const Isa isa : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni, Isa::kAmx}) {
     const CpuKernels* kernels = cpu_kernels_for(isa);
     if (kernels == nullptr) continue;
     use_cpu_kernels(*kernels);

@@ -15,6 +15,7 @@ export interface ModelFlags {
   device?: string;
   dtype?: LoadOptions["dtype"];
   quantize?: LoadOptions["quantize"];
+  activations?: LoadOptions["activations"];
   threads?: number;
   layers?: string;
   tokenizer?: string;
@@ -69,6 +70,12 @@ export function addModelOptions(command: Command): Command {
         "int8",
         "int4",
       ]),
+    )
+    .addOption(
+      new Option(
+        "--activations <how>",
+        "products with quantised matrices: float32 is exact, int16 fast",
+      ).choices(["auto", "float32", "int16"]),
     )
     .option("--threads <n>", "threads (default: the cores this process may use)", positiveInteger)
     .option("--layers <path>", "module path of the layer list of a stranger's archive")
@@ -128,6 +135,7 @@ export async function loadModel(flags: ModelFlags, signal: AbortSignal): Promise
         device: flags.device,
         dtype: flags.dtype,
         quantize: flags.quantize,
+        activations: flags.activations,
         threads: flags.threads,
         layers: flags.layers,
         tokenizer: flags.tokenizer,

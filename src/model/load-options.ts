@@ -2,7 +2,13 @@
 // Options of SteerModel.load: checks and defaults.
 
 import { misuse } from "../errors.ts";
-import type { NativeAddon, NativeDtype, NativeLoadOptions, NativeQuantize } from "../native/contract.ts";
+import type {
+  NativeActivations,
+  NativeAddon,
+  NativeDtype,
+  NativeLoadOptions,
+  NativeQuantize,
+} from "../native/contract.ts";
 import {
   checkBoolean,
   checkKeys,
@@ -25,6 +31,13 @@ export interface LoadOptions {
    * "int4" quantise at load. Default "auto": "stored" when dtype is "auto" and the device is the CPU.
    */
   quantize?: NativeQuantize | "auto";
+  /**
+   * How products with quantised matrices read their activations (docs/numerics.md). "float32": the same logits
+   * as the float32 copy of the matrices, bit for bit. "int16": each block of 32 as 16-bit integers with a scale,
+   * about twice as fast at four bits, its error a hundredth of what 8-bit weights cost; needs quantised matrices
+   * (ERR_ACTIVATIONS). Default "auto": "int16" for quantize "int8" and "int4", else "float32".
+   */
+  activations?: NativeActivations | "auto";
   /**
    * Threads of this model when it works alone. Default: the cores this process may use (affinity, cgroup).
    * Models that work at once in one process share those cores; answers do not depend on it.
@@ -63,6 +76,7 @@ const KEYS = [
   "device",
   "dtype",
   "quantize",
+  "activations",
   "threads",
   "layers",
   "tokenizer",
@@ -75,6 +89,7 @@ const KEYS = [
 ] as const;
 
 const QUANTIZE = ["auto", "none", "stored", "int8", "int4"] as const;
+const ACTIVATIONS = ["auto", "float32", "int16"] as const;
 const DTYPES = ["auto", "float32", "bfloat16", "float16"] as const;
 
 /** @throws TypeError / RangeError naming the option; signal.reason when it has fired. */
@@ -98,6 +113,10 @@ export function compileLoad(given: unknown): CompiledLoad {
       device: options.device === undefined ? undefined : checkDevice(options.device),
       dtype: options.dtype === undefined ? "auto" : checkOneOf("dtype", options.dtype, DTYPES),
       quantize: options.quantize === undefined ? "auto" : checkOneOf("quantize", options.quantize, QUANTIZE),
+      activations:
+        options.activations === undefined
+          ? "auto"
+          : checkOneOf("activations", options.activations, ACTIVATIONS),
       threads: integer("threads", usableCores(), 1, 1024),
       layersPath: options.layers === undefined ? null : checkString("layers", options.layers),
       cacheBytes: integer("cacheBytes", 0, 0, Number.MAX_SAFE_INTEGER),

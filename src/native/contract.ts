@@ -7,6 +7,7 @@
 export type NativeDtype = "float32" | "bfloat16" | "float16";
 
 export type NativeQuantize = "none" | "stored" | "int8" | "int4";
+export type NativeActivations = "float32" | "int16";
 
 export interface NativeLoadOptions {
   /** Path of a TorchScript archive (our own or a stranger's). */
@@ -21,6 +22,11 @@ export interface NativeLoadOptions {
    * "int4" = Q4_1, embedding table and head Q8_0.
    */
   quantize: NativeQuantize;
+  /**
+   * How products with quantised matrices read their activations: "float32" (bit-equal to the float32 copy) or
+   * "int16" (integer sums); "auto" = "int16" for quantize "int8" and "int4".
+   */
+  activations: NativeActivations | "auto";
   /** Threads of the model's pool, 1 or more. */
   threads: number;
   /** Module path of the numbered layer list in a stranger's archive; null = the longest one. */
@@ -46,6 +52,8 @@ export interface NativeModelInfo {
   device: string;
   dtype: NativeDtype;
   quantize: NativeQuantize;
+  /** "int16": products with quantised matrices are integer products of int16 activations. */
+  activations: NativeActivations;
   threads: number;
   /** How a layer returns its state; found in the metadata or by a probe, never guessed. */
   layerOutput: "delta-residual" | "hidden";

@@ -50,6 +50,7 @@ const REMEDIES: Readonly<Record<string, readonly string[]>> = {
     "Read the gate at the operation's own site or an earlier one (embed, layers.N.attn, layers.N.mlp, layers.N, final).",
     'A gate with latch: "prompt" may read any site.',
   ],
+  ERR_ACTIVATIONS: ["Load with quantize 'int8' or 'int4', or leave activations out."],
   ERR_LAYERS_PATH: ["Leave the option out to take the longest numbered module list."],
   ERR_CUDA_MISSING: ["Build it with `npm run build:cuda`, or load with device: 'cpu'."],
   ERR_CUDA_ABI: ["Build it again with `npm run build:cuda`."],

@@ -82,7 +82,7 @@ function show(model: SteerModel, flags: Flags): void {
     ...(told.stored ? [["converted as", storedAs(told.stored)] as [string, string]] : []),
     [
       "loaded as",
-      `${info.dtype}, ${quantizedAs(info.quantize, told.weights)}, on ${info.device}, ${info.threads} threads`,
+      `${info.dtype}, ${quantizedAs(info.quantize, told.weights)}${info.activations === "int16" ? " times int16 activations" : ""}, on ${info.device}, ${info.threads} threads`,
     ],
     ["memory", `${bytesText(memory.weightBytes)} weights, ${bytesText(memory.cacheBytes)} cache`],
     ["weight hash", info.weightHash],
