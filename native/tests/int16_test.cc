@@ -60,11 +60,12 @@ Exact exact_product(const Planes& w, int64_t n, const Int16Row& x) {
   };
   Exact out{0, 0};
   for (int64_t b = 0; b < blocks; ++b) {
-    int64_t product = 0, sum = 0;
+    int64_t product = 0, size = 0, sum = 0;
     for (int i = 0; i < 32; ++i) {
       const uint8_t* at = levels + b * (eight ? 32 : 16);
       const int level = eight ? static_cast<int8_t>(at[i]) : i < 16 ? at[i] & 15 : at[i - 16] >> 4;
       product += int64_t{level} * x.q[b * 32 + i];
+      size += std::abs(int64_t{level} * x.q[b * 32 + i]);
       sum += x.q[b * 32 + i];
     }
     const double scale = x.scale[b];
@@ -72,7 +73,8 @@ Exact exact_product(const Planes& w, int64_t n, const Int16Row& x) {
     const double least = eight ? 0.0 : affine ? half(blocks + b) : -8.0 * half(b);
     const double second = least * scale * static_cast<double>(sum);
     out.value += first + second;
-    out.magnitude += std::abs(first) + std::abs(second);
+    // A lane turns its share of the integer sum into float32: what the shares cancel counts too.
+    out.magnitude += std::abs(half(b) * scale) * static_cast<double>(size) + std::abs(second);
   }
   return out;
 }
