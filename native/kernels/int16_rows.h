@@ -17,14 +17,14 @@
 
 namespace chatspace {
 
-constexpr float kInt16Largest = 32767.0f;
-constexpr float kInt16Least = 0x1p-100f;
+static constexpr float kInt16Largest = 32767.0f;
+static constexpr float kInt16Least = 0x1p-100f;
 
 // Scales and sums of a row, padded with zeros so that a vector may be loaded from any whole one on.
-constexpr int64_t int16_padded_blocks(int64_t k) { return (k / kQuantBlock + 15) / 16 * 16; }
+static constexpr int64_t int16_padded_blocks(int64_t k) { return (k / kQuantBlock + 15) / 16 * 16; }
 
 // Bytes of a row: k int16, padded scales, padded sums; a multiple of 64.
-constexpr int64_t int16_row_bytes(int64_t k) { return k * 2 + int16_padded_blocks(k) * 8; }
+static constexpr int64_t int16_row_bytes(int64_t k) { return k * 2 + int16_padded_blocks(k) * 8; }
 
 struct Int16Row {
   const int16_t* q;
