@@ -73,7 +73,7 @@ async function main() {
     const [tokens] = prompts(1, Number(args.prompt), Math.min(model.info.vocabSize, 20_000));
     if (peer) {
       const file = type === null ? source : join(folder, `${type}.gguf`);
-      if (type !== null) writeVariant(source, file, { type });
+      if (type !== null && !existsSync(file)) writeVariant(source, file, { type });
       ({ release } = await peer.ask({ do: "load", model: file, threads, contextSize: 1024 }));
     }
     const ours = [];
