@@ -132,7 +132,9 @@ static void linear_int16(const LinearBlock& b) {
   for (int64_t n = 0; n < b.n; n += kInt16Cols) {
     const int64_t to = n + kInt16Cols < b.n ? n + kInt16Cols : b.n;
     int64_t row = 0;
-    for (; row + kInt16Rows <= b.rows; row += kInt16Rows) int16_columns<kInt16Rows, kInt16Cols, E, false>(b, row, n, to);
+    for (; row + kInt16Rows <= b.rows; row += kInt16Rows) {
+      int16_columns<kInt16Rows, kInt16Cols, E, false>(b, row, n, to);
+    }
     if (kInt16Rows > 2 && row + 2 <= b.rows) {
       int16_columns<2, kInt16Cols, E, false>(b, row, n, to);
       row += 2;

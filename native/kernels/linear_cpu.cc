@@ -18,8 +18,9 @@ namespace {
 // segments, so no more than one segment of each row is in use at a time.
 int64_t row_block(int64_t rows, int64_t k, bool int16) {
   if (rows <= 64) return rows;
-  const int64_t row_bytes = int16 ? int16_row_bytes(k) : std::clamp<int64_t>(k, 1, 576) * static_cast<int64_t>(sizeof(float));
-  const int64_t fit = (384 * 1024) / row_bytes;
+  const int64_t in_use = int16 ? std::max<int64_t>(int16_row_bytes(k), 1)
+                               : std::clamp<int64_t>(k, 1, 576) * static_cast<int64_t>(sizeof(float));
+  const int64_t fit = (384 * 1024) / in_use;
   const int64_t block = std::clamp<int64_t>(fit / 12 * 12, 24, 96);
   const int64_t blocks = (rows + block - 1) / block;
   return ((rows + blocks - 1) / blocks + 11) / 12 * 12;
@@ -52,8 +53,8 @@ const char* int16_rows(const float* x, int64_t x_stride, int64_t rows, int64_t k
   return out;
 }
 
-LinearBlock block_of(const float* x, int64_t x_stride, const char* x_int16, int64_t rows, int64_t k, const LinearPart& part, int64_t row,
-                     int64_t column, int64_t columns, float* out, int64_t out_stride) {
+LinearBlock block_of(const float* x, int64_t x_stride, const char* x_int16, int64_t rows, int64_t k,
+                     const LinearPart& part, int64_t row, int64_t column, int64_t columns, float* out, int64_t out_stride) {
   LinearBlock block;
   block.x = x + row * x_stride;
   block.x_stride = x_stride;

@@ -81,7 +81,9 @@ Exact exact_product(const Planes& w, int64_t n, const Int16Row& x) {
 
 std::vector<char> quantized(const float* x, int64_t rows, int64_t k) {
   std::vector<char> out(static_cast<size_t>(rows * int16_row_bytes(k)));
-  for (int64_t row = 0; row < rows; ++row) cpu_kernels().quantize_int16(x + row * k, k, out.data() + row * int16_row_bytes(k));
+  for (int64_t row = 0; row < rows; ++row) {
+    cpu_kernels().quantize_int16(x + row * k, k, out.data() + row * int16_row_bytes(k));
+  }
   return out;
 }
 
@@ -194,7 +196,8 @@ TEST(int16_row_alone_equals_row_in_any_batch) {
         for (ThreadPool* pool : {&two, &three}) {
           PoolScope scope(pool);
           for (int64_t t = 1; t <= rows; ++t) {
-            CHECK_THAT(same(product({x.begin() + (rows - t) * k, x.end()}, t, w), {want.begin() + (rows - t) * n, want.end()}));
+            const std::vector<float> tail(x.begin() + (rows - t) * k, x.end());
+            CHECK_THAT(same(product(tail, t, w), {want.begin() + (rows - t) * n, want.end()}));
           }
           std::vector<float> many, wants;
           for (int i = 0; i < 8; ++i) {
