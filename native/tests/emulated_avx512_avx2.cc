@@ -17,7 +17,7 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
-#include "kernels/simd_avx512.h"
+#include "kernels/int16_avx512.h"
 
 #include "kernels/cpu_kernels.inl"
 

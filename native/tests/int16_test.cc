@@ -3,6 +3,7 @@
 // instruction set; a row alone against the row in any batch, any tile, any number of threads.
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <random>
 
@@ -12,7 +13,25 @@
 #include "tests/check.h"
 
 namespace chatspace::testing {
+
+#if defined(__x86_64__)
+const CpuKernels* emulated_avx512_kernels();
+#endif
+
 namespace {
+
+// Every instruction set of this machine, and the AVX-512 kernels' source on emulated intrinsics.
+void for_each_table(const std::function<void(const CpuKernels&)>& body) {
+  for_each_isa(body);
+#if defined(__x86_64__)
+  const CpuKernels* emulated = cpu_kernels_for(Isa::kAvx2) != nullptr ? emulated_avx512_kernels() : nullptr;
+  if (emulated == nullptr) return;
+  const CpuKernels& chosen = cpu_kernels();
+  use_cpu_kernels(*emulated);
+  body(*emulated);
+  use_cpu_kernels(chosen);
+#endif
+}
 
 constexpr ElementType kBlockTypes[] = {ElementType::kQ8_0, ElementType::kQ4_0, ElementType::kQ4_1};
 
@@ -113,7 +132,7 @@ TEST(int16_rows_are_within_half_a_step_and_the_same_on_every_instruction_set) {
   x[200] = std::numeric_limits<float>::quiet_NaN();
   std::vector<char> first;
   double worst = 0.0;
-  for_each_isa([&](const CpuKernels& kernels) {
+  for_each_table([&](const CpuKernels& kernels) {
     const std::vector<char> row = quantized(x.data(), 1, k);
     const Int16Row r = int16_row(row.data(), k);
     for (int64_t b = 0; b < 17; ++b) {
@@ -147,7 +166,7 @@ TEST(int16_rows_are_within_half_a_step_and_the_same_on_every_instruction_set) {
 }
 
 TEST(int16_products_match_integer_sums_on_any_shape) {
-  for_each_isa([](const CpuKernels& kernels) {
+  for_each_table([](const CpuKernels& kernels) {
     std::mt19937 random(32);
     double worst = 0.0;
     for (const ElementType type : kBlockTypes) {
@@ -181,7 +200,7 @@ TEST(int16_products_match_integer_sums_on_any_shape) {
 
 TEST(int16_row_alone_equals_row_in_any_batch) {
   ThreadPool two(2), three(3);
-  for_each_isa([&](const CpuKernels& kernels) {
+  for_each_table([&](const CpuKernels& kernels) {
     std::mt19937 random(33);
     for (const ElementType type : kBlockTypes) {
       for (const auto& [k, n] : {std::pair<int64_t, int64_t>{96, 199}, {576, 61}}) {
@@ -213,7 +232,7 @@ TEST(int16_row_alone_equals_row_in_any_batch) {
 }
 
 TEST(int16_sums_hold_the_largest_levels_and_activations) {
-  for_each_isa([](const CpuKernels& kernels) {
+  for_each_table([](const CpuKernels& kernels) {
     for (const ElementType type : kBlockTypes) {
       for (const int sign : {1, -1}) {
         const int64_t k = 96;
@@ -241,7 +260,7 @@ TEST(int16_sums_hold_the_largest_levels_and_activations) {
 }
 
 TEST(int16_products_with_nothing_are_zero_and_with_nan_are_nan) {
-  for_each_isa([](const CpuKernels&) {
+  for_each_table([](const CpuKernels&) {
     std::mt19937 random(34);
     for (const ElementType type : kBlockTypes) {
       const Planes w = random_planes(type, 9, 576, random);
@@ -259,7 +278,7 @@ TEST(int16_products_with_nothing_are_zero_and_with_nan_are_nan) {
 }
 
 TEST(planes_hold_the_values_of_their_blocks) {
-  for_each_isa([](const CpuKernels& kernels) {
+  for_each_table([](const CpuKernels& kernels) {
     std::mt19937 random(35);
     for (const ElementType type : kBlockTypes) {
       const int64_t k = 288;
