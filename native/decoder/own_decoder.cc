@@ -35,9 +35,18 @@ Quantize quantize_of(const LoadOptions& options) {
   throw Error("ERR_NATIVE_ARGUMENT", text("quantize: expected none, stored, int8 or int4, got ", options.quantize));
 }
 
-// auto: integer products where the matrices are quantised at the user's word, the exact ones of "stored"
-// where nothing may be lost.
-Activations activations_of(const LoadOptions& options) {
+// Whether chatspace.json says that the matrices were quantised at conversion, at the user's word:
+// "stored":{"dtype":...,"quantize":"int8"}.
+bool quantized_at_conversion(const std::string& json) {
+  const size_t at = json.find("\"stored\":{");
+  if (at == std::string::npos) return false;
+  const std::string form = json.substr(at, json.find('}', at) - at);
+  return form.find("\"quantize\":\"int") != std::string::npos;
+}
+
+// auto: integer products where the matrices are quantised at the user's word, at load or at conversion; the
+// exact ones of "stored" where nothing may be lost.
+Activations activations_of(const LoadOptions& options, const std::string& metadata) {
   const bool asked = options.activations == "int16";
   if (asked && options.quantize == "none") {
     throw Error("ERR_ACTIVATIONS", text("activations int16: expected quantize stored, int8 or int4, got none"));
@@ -48,7 +57,9 @@ Activations activations_of(const LoadOptions& options) {
     throw Error("ERR_NATIVE_ARGUMENT",
                 text("activations: expected auto, float32 or int16, got ", options.activations));
   }
-  return options.quantize == "int8" || options.quantize == "int4" ? Activations::kInt16 : Activations::kFloat32;
+  const bool asked_for_blocks = options.quantize == "int8" || options.quantize == "int4" ||
+                                (options.quantize == "stored" && quantized_at_conversion(metadata));
+  return asked_for_blocks ? Activations::kInt16 : Activations::kFloat32;
 }
 
 // An integer field of chatspace.json, which our own converter wrote.
@@ -102,7 +113,7 @@ OwnDecoder::OwnDecoder(Archive archive, const LoadOptions& options)
   const at::ScalarType dtype = dtype_of(info_.dtype);
   info_.quantize = options.quantize;
   const Quantize quantize = quantize_of(options);
-  const Activations activations = activations_of(options);
+  const Activations activations = activations_of(options, metadata);
   const int64_t in_blocks = materialize_weights(module_, table, dtype, device_, quantize, activations);
   if (in_blocks == 0 && options.activations == "int16") {
     throw Error("ERR_ACTIVATIONS", text("activations int16: expected quantised matrices, got none in ", options.path,

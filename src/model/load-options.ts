@@ -35,7 +35,8 @@ export interface LoadOptions {
    * How products with quantised matrices read their activations (docs/numerics.md). "float32": the same logits
    * as the float32 copy of the matrices, bit for bit. "int16": each block of 32 as 16-bit integers with a scale,
    * about twice as fast at four bits, its error a hundredth of what 8-bit weights cost; needs quantised matrices
-   * (ERR_ACTIVATIONS). Default "auto": "int16" for quantize "int8" and "int4", else "float32".
+   * (ERR_ACTIVATIONS). Default "auto": "int16" for quantize "int8" and "int4", at load or at conversion, else
+   * "float32".
    */
   activations?: NativeActivations | "auto";
   /**

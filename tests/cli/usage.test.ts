@@ -44,7 +44,7 @@ describe("mistakes end with 2 and say what was meant", () => {
     [["generate", "x", "--op", "sub"], /Allowed choices are add, cap, ablate, replace/],
     [["generate", "x", "--dtype", "float64"], /Allowed choices/],
     [["capture", "-o", "x.safetensors"], /required option '-a, --at <site>'/],
-    [["capture", "-o", "x.txt", "--at", "1"], /\.safetensors or \.npy/],
+    [["capture", "-o", "x.txt", "--at", "1"], /\.safetensors, \.arrow, \.npy/],
     [["convert", "a"], /missing required argument 'output'/],
     [["generate"], /expected a prompt/],
   ])("%j", async (args, says) => {

@@ -3,7 +3,7 @@
 // streamed and whole, alone and in a batch, captures without a lost row, clean ends.
 import { getEventListeners } from "node:events";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { GenerateResult } from "../../src/model/results.ts";
+import type { AppliedOperation, GenerateResult } from "../../src/model/results.ts";
 import { SteerModel } from "../../src/model/steer-model.ts";
 import { SteeringVector } from "../../src/steering/vector.ts";
 import { Deviation } from "./golden.ts";
@@ -19,6 +19,8 @@ beforeAll(async () => {
 afterAll(() => model?.dispose());
 
 const ids = (result: GenerateResult) => Array.from(result.tokens);
+/** Rows an operation acted on, now or when the prefix that was reused was computed. */
+const acted = ({ rows, reusedRows }: AppliedOperation) => rows + reusedRows;
 
 describe("identity", () => {
   const nothing = {
@@ -50,6 +52,7 @@ describe("proof", () => {
       maxTokens: 20,
       ignoreEos: true,
       steering: STEER,
+      reusePrefix: false,
     });
     expect(steering).toHaveLength(1);
     expect(steering[0]).toMatchObject({
@@ -73,7 +76,7 @@ describe("proof", () => {
   test("scopes select the rows they say", async () => {
     const rows = async (scope: object) => {
       const options = { maxTokens: 10, ignoreEos: true, steering: [{ ...STEER[0]!, scope }] };
-      return (await model.generate(PROMPT, options)).steering[0]!.rows;
+      return acted((await model.generate(PROMPT, options)).steering[0]!);
     };
     const prompt = model.tokenizer!.encode(PROMPT).length;
     expect(await rows({ phase: "prompt" })).toBe(prompt);
@@ -120,7 +123,7 @@ describe("batches", () => {
     for (const [i, result] of together.entries()) {
       const alone = await model.generate(prompts[i]!, options[i]);
       expect(ids(result)).toEqual(ids(alone));
-      expect(result.steering.map((s) => s.rows)).toEqual(alone.steering.map((s) => s.rows));
+      expect(result.steering.map(acted)).toEqual(alone.steering.map(acted));
       deviation.compare(`prompt ${i}`, result.logprobs!.tokens, alone.logprobs!.tokens);
     }
     console.log(`batched against alone, logprobs: ${deviation}`);
