@@ -13,7 +13,8 @@ if(test_sources)
   list(REMOVE_ITEM tested chatspace_bindings)
   target_link_libraries(chatspace_tests PRIVATE
     chatspace_options ${tested} torch_cpu c10 Threads::Threads ${CMAKE_DL_LIBS})
-  # Only the tests know an absolute path: they never leave this machine.
+  # Only the tests know absolute paths: they never leave this machine.
+  target_compile_definitions(chatspace_tests PRIVATE CHATSPACE_SOURCE="${CMAKE_CURRENT_SOURCE_DIR}")
   set_target_properties(chatspace_tests PROPERTIES BUILD_RPATH "${LIBTORCH_DIR}/lib")
   target_link_options(chatspace_tests PRIVATE "-Wl,-rpath-link,${LIBTORCH_DIR}/lib")
 endif()

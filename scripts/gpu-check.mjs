@@ -75,22 +75,34 @@ async function runBench(model) {
     [path.join(root, "scripts/lib/gpu-bench.mjs"), "--model", model],
     {
       cwd: root,
-      timeoutMs: 480_000,
+      timeoutMs: 1_200_000,
       onStderr: (text) => process.stderr.write(text),
     },
   );
-  const rows = answer.stdout
+  const lines = answer.stdout
     .split("\n")
     .filter(Boolean)
-    .map((line) => JSON.parse(line))
+    .map((line) => JSON.parse(line));
+  const speeds = lines
+    .filter((line) => line.tokensPerSecond !== undefined)
     .map((row) => [
-      row.dtype,
+      row.load,
       row.batch,
       row.case,
       row.tokensPerSecond.toFixed(1),
       `${(100 * row.cost).toFixed(1)} %`,
     ]);
-  return { ok: answer.ok, reason: answer.reason, rows };
+  const models = lines
+    .filter((line) => line.weightBytes !== undefined)
+    .map((row) => [
+      row.load,
+      `${(row.weightBytes / 1e6).toFixed(1)} MB`,
+      row.graphsRecorded,
+      row.graphSteps,
+      row.graphOverflows,
+    ]);
+  const peer = lines.find((line) => line.peer === null);
+  return { ok: answer.ok, reason: answer.reason, speeds, models, noPeer: peer?.reason };
 }
 
 function table(head, rows) {
@@ -143,7 +155,12 @@ async function main() {
       ? []
       : [
           `## Decode of ${option.model}, 64 tokens after a prompt of 64, median of 3 rounds in turns`,
-          table(["dtype", "batch", "steering", "tokens/s", "cost"], bench.rows),
+          table(["loaded as", "batch", "steering", "tokens/s", "cost"], bench.speeds),
+          ...(bench.noPeer === undefined ? [] : [`No peer was measured: ${bench.noPeer}.`]),
+          table(
+            ["loaded as", "weights", "graphs recorded", "steps replayed", "steps over capacity"],
+            bench.models,
+          ),
           ...(bench.ok ? [] : [`The benchmark failed: ${bench.reason}`]),
         ]),
   ].join("\n\n");

@@ -25,7 +25,7 @@ def load(request):
         )
     else:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    return model.eval()
+    return model.eval().to(request.get("device", "cpu"))
 
 
 def add_hooks(model, layers, vectors):
@@ -33,9 +33,9 @@ def add_hooks(model, layers, vectors):
     if not layers:
         return []
     if vectors is None:
-        added = torch.full((model.config.hidden_size,), 0.01, dtype=model.dtype)
+        added = torch.full((model.config.hidden_size,), 0.01, dtype=model.dtype, device=model.device)
     else:
-        added = torch.tensor(vectors, dtype=torch.float32).to(model.dtype)[:, None, :]
+        added = torch.tensor(vectors, dtype=torch.float32).to(model.device, model.dtype)[:, None, :]
 
     def hook(_module, _inputs, output):
         if isinstance(output, tuple):
@@ -45,27 +45,33 @@ def add_hooks(model, layers, vectors):
     return [model.model.layers[index].register_forward_hook(hook) for index in layers]
 
 
+def now(model):
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return time.perf_counter()
+
+
 @torch.inference_mode()
 def run(model, request):
-    ids = torch.tensor(request["tokens"])
+    ids = torch.tensor(request["tokens"], device=model.device)
     hidden = request.get("hidden", False)
     kept = []
     handles = add_hooks(model, request["layers"], request.get("vectors"))
     try:
         busy = time.process_time()
-        begin = time.perf_counter()
+        begin = now(model)
         out = model(ids, use_cache=True, logits_to_keep=1, output_hidden_states=hidden)
         kept.append(out.hidden_states)
         past, token = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
         made = [token]
-        middle = time.perf_counter()
+        middle = now(model)
         steps = request["steps"]
         for _ in range(steps - 1):
             out = model(token, past_key_values=past, use_cache=True, output_hidden_states=hidden)
             kept.append(out.hidden_states)
             past, token = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
             made.append(token)
-        end = time.perf_counter()
+        end = now(model)
         busy = time.process_time() - busy
     finally:
         for handle in handles:

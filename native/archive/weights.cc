@@ -12,6 +12,7 @@
 #include "archive/mapped_weights.h"
 #include "errors.h"
 #include "kernels/dequant.h"
+#include "kernels/quant_planes.h"
 #include "kernels/quantize.h"
 #include "ops/backend.h"
 
@@ -125,9 +126,15 @@ constexpr BlockForm kForms[] = {{ElementType::kQ8_0, "Q8_0", kQ8_0Tag, kQ8_0Plan
                                 {ElementType::kQ4_0, "Q4_0", kQ4_0Tag, kQ4_0PlanesTag},
                                 {ElementType::kQ4_1, "Q4_1", kQ4_1Tag, kQ4_1PlanesTag}};
 
-// The blocks of a matrix as the operators read them: [rows, units of a row], see ops/backend.h. `bytes` is
-// rearranged in place where planes are asked for.
-at::Tensor tagged(const BlockForm& form, at::Tensor bytes, int64_t rows, Activations activations) {
+// The blocks of a matrix as the operators of a device read them: [rows, units of a row], see ops/backend.h.
+// On the CPU the result is `bytes` itself, rearranged in place where planes of rows are asked for.
+at::Tensor placed(const BlockForm& form, at::Tensor bytes, int64_t rows, at::Device device, Activations activations) {
+  if (!device.is_cpu()) {
+    at::Tensor planes = at::empty_like(bytes);
+    blocks_to_planes(form.type, bytes.const_data_ptr(), bytes.numel() / block_bytes(form.type),
+                     planes.mutable_data_ptr());
+    return planes.to(device).view(form.tag).view({rows, -1});
+  }
   if (activations == Activations::kFloat32) return bytes.view(form.tag).view({rows, -1});
   const int64_t row = bytes.numel() / std::max<int64_t>(rows, 1);
   auto* data = bytes.mutable_data_ptr<uint8_t>();
@@ -141,7 +148,7 @@ at::Tensor tagged(const BlockForm& form, at::Tensor bytes, int64_t rows, Activat
   return bytes.view(form.planes).view({rows, -1});
 }
 
-at::Tensor quantized(const BlockForm& form, const at::Tensor& dense, Activations activations) {
+at::Tensor quantized(const BlockForm& form, const at::Tensor& dense, at::Device device, Activations activations) {
   const int64_t rows = dense.size(0);
   const int64_t width = dense.size(1);
   const int64_t bytes = row_bytes(form.type, width);
@@ -151,14 +158,15 @@ at::Tensor quantized(const BlockForm& form, const at::Tensor& dense, Activations
   at::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) quantize_row(form.type, in + row * width, width, to + row * bytes);
   });
-  return tagged(form, out, rows, activations);
+  return placed(form, out, rows, device, activations);
 }
 
 // The embedding table and the head decide every token: they keep eight bits.
 bool decides_tokens(const std::string& path) { return path == "head" || path.rfind("embed.", 0) == 0; }
 
 // The matrix in blocks, or an undefined tensor when it is not to be or cannot be kept so.
-at::Tensor in_blocks(const Entry& entry, const at::Tensor& stored, Quantize quantize, Activations activations) {
+at::Tensor in_blocks(const Entry& entry, const at::Tensor& stored, Quantize quantize, at::Device device,
+                     Activations activations) {
   if (quantize == Quantize::kNone || entry.shape.size() != 2 || entry.addend != 0.0) return {};
   if (entry.shape[1] % kQuantBlock != 0) return {};
   const bool eight = quantize == Quantize::kInt8 || decides_tokens(entry.path);
@@ -169,10 +177,10 @@ at::Tensor in_blocks(const Entry& entry, const at::Tensor& stored, Quantize quan
         static_cast<size_t>(stored.numel()) != type_bytes(entry.type, entry.elements())) {
       mismatch(entry.path, text("expected the bytes of ", entry.elements(), " elements of ", entry.type));
     }
-    return tagged(form, stored.clone(), entry.shape[0], activations);
+    return placed(form, device.is_cpu() ? stored.clone() : stored.contiguous(), entry.shape[0], device, activations);
   }
   if (quantize == Quantize::kStored) return {};
-  return quantized(kForms[eight ? 0 : 2], values(entry, stored, at::kFloat, at::kCPU), activations);
+  return quantized(kForms[eight ? 0 : 2], values(entry, stored, at::kFloat, at::kCPU), device, activations);
 }
 
 }  // namespace
@@ -231,7 +239,7 @@ int64_t materialize_weights(torch::jit::Module& root, const std::string& table, 
     at::Tensor stored = module.attr(name).toTensor();
     Shared& slot = shared[key_of(entry, stored)];
     if (!slot.result.defined()) {
-      slot.result = in_blocks(entry, stored, quantize, activations);
+      slot.result = in_blocks(entry, stored, quantize, device, activations);
       matrices += slot.result.defined() ? 1 : 0;
     }
     if (!slot.result.defined()) slot.result = values(entry, stored, dtype, device);

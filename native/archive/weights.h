@@ -23,7 +23,7 @@ enum class Quantize {
 // How a product reads its activations where the matrix is in blocks.
 enum class Activations {
   kFloat32,  // blocks as in GGUF: the product with their float32 copy, bit for bit
-  kInt16,    // the same numbers in planes (kernels/element.h): integer products
+  kInt16,    // the same numbers in planes (kernels/element.h): integer products, CPU only
 };
 
 // The dtype "auto" stands for: what the converter wrote down (it does when it quantises), else that of most
@@ -32,7 +32,7 @@ at::ScalarType stored_dtype(const std::string& table);
 
 // Replaces every weight of `root` by its values: block types are dequantised, matrices become `dtype`,
 // vectors (norms, biases) float32 on the CPU and `dtype` on CUDA, addends are added; `quantize` may keep
-// or make block types instead (CPU only, rows of whole blocks; other matrices become `dtype`). A weight
+// or make block types instead (rows of whole blocks; other matrices become `dtype`). A weight
 // that two modules share stays one tensor. Each source tensor is freed as soon as its values exist.
 // Returns how many matrices are in blocks.
 // Throws Error: ERR_ARCHIVE_WEIGHTS when the table and the modules do not fit together.

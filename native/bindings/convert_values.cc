@@ -160,6 +160,8 @@ LoadOptions to_load_options(const Fields& fields) {
   options.token_budget = std::max<int64_t>(1, fields.integer("tokenBudget"));
   options.max_batch = std::max<int64_t>(1, fields.integer("maxBatch"));
   options.cache_bytes = std::max<int64_t>(0, fields.integer("cacheBytes"));
+  options.cuda_graphs = !fields.absent("cudaGraphs") && fields.string("cudaGraphs") == "on";
+  options.reproducible = !fields.absent("reproducible") && fields.boolean("reproducible");
   return options;
 }
 
@@ -376,6 +378,9 @@ Napi::Object to_js(Napi::Env env, const EngineStats& stats) {
   set("stepSeconds", stats.step_seconds);
   set("promptTokensPerSecond", stats.prompt_tokens_per_second);
   set("generatedTokensPerSecond", stats.generated_tokens_per_second);
+  set("graphsRecorded", stats.graphs.recorded);
+  set("graphSteps", stats.graphs.replayed);
+  set("graphOverflows", stats.graphs.overflowed);
   set("cacheBlocks", stats.cache_blocks);
   set("cacheBlocksUsed", stats.cache_blocks_used);
   set("cacheBlocksKept", stats.cache_blocks_kept);

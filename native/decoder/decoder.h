@@ -20,7 +20,7 @@ struct LoadOptions {
   std::string path;
   std::string device = "cpu";
   std::string dtype = "auto";
-  std::string quantize = "none";  // none, stored, int8, int4: matrices of our own archives, CPU
+  std::string quantize = "none";  // none, stored, int8, int4: matrices of our own archives
   // auto, float32, int16: how products with quantised matrices read their activations
   std::string activations = "auto";
   int threads = 1;
@@ -28,6 +28,15 @@ struct LoadOptions {
   int64_t token_budget = 512;
   int64_t max_batch = 64;
   int64_t cache_bytes = 0;
+  bool cuda_graphs = false;   // decode steps of our own archives on CUDA are recorded and replayed
+  bool reproducible = false;  // a row's bits do not depend on its batch; always so on the CPU
+};
+
+// Decode steps as recorded device work.
+struct GraphCounts {
+  int64_t recorded = 0;    // steps recorded, each for a batch size, a width of tables and a set of sites
+  int64_t replayed = 0;
+  int64_t overflowed = 0;  // decode steps run eagerly because their programs' tables were too large
 };
 
 struct ModelInfo {
@@ -83,6 +92,7 @@ class Decoder {
   virtual int64_t cache_block_bytes() const = 0;
   // Copies the keys and values of one cache block over another's.
   virtual void copy_block(int64_t from, int64_t to) { (void)from, (void)to; }
+  virtual GraphCounts graph_counts() const { return {}; }
   // Log-probabilities [n, vocab] of rows of the residual stream [n, hidden] as if they were the last layer's,
   // float32 on the device. Sites must be idle.
   virtual at::Tensor lens(const at::Tensor& rows);

@@ -6,15 +6,27 @@
 #include "decoder/foreign_decoder.h"
 #include "decoder/own_decoder.h"
 #include "errors.h"
+#include "ops/backend.h"
 
 namespace chatspace {
+namespace {
+
+Backend& backend_for(at::Device device) { return device.is_cpu() ? cpu_backend() : *cuda_backend(); }
+
+}  // namespace
 
 std::unique_ptr<Decoder> load_decoder(const LoadOptions& options) {
   if (options.device != "cpu") require_cuda(options.device);
   Archive archive = open_archive(options.path);
   try {
     if (archive.extra_files.count("chatspace.json") != 0) {
-      return std::make_unique<OwnDecoder>(std::move(archive), options);
+      auto decoder = std::make_unique<OwnDecoder>(std::move(archive), options);
+      if (options.cuda_graphs) decoder->use_graphs(backend_for(decoder->device()));
+      return decoder;
+    }
+    if (options.cuda_graphs) {
+      throw Error("ERR_GRAPHS_MODEL", text("cudaGraphs: expected an archive of our own (chatspace-steer convert), got ",
+                                           options.path));
     }
     if (options.activations == "int16") {
       throw Error("ERR_ACTIVATIONS", text("activations int16: expected an archive of our own with quantised matrices, got ",

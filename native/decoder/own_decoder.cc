@@ -6,6 +6,7 @@
 #include <unordered_set>
 
 #include "archive/weights.h"
+#include "decoder/join_matrices.h"
 #include "decoder/memory.h"
 #include "decoder/surgery.h"
 #include "errors.h"
@@ -26,9 +27,6 @@ std::string name_of(at::ScalarType type) {
 
 Quantize quantize_of(const LoadOptions& options) {
   if (options.quantize == "none") return Quantize::kNone;
-  if (options.device != "cpu") {
-    throw Error("ERR_QUANTIZE_DEVICE", text("quantize ", options.quantize, ": expected device cpu, got ", options.device));
-  }
   if (options.quantize == "stored") return Quantize::kStored;
   if (options.quantize == "int8") return Quantize::kInt8;
   if (options.quantize == "int4") return Quantize::kInt4;
@@ -45,11 +43,14 @@ bool quantized_at_conversion(const std::string& json) {
 }
 
 // auto: integer products where the matrices are quantised at the user's word, at load or at conversion; the
-// exact ones of "stored" where nothing may be lost.
+// exact ones of "stored" where nothing may be lost. CUDA has no integer products.
 Activations activations_of(const LoadOptions& options, const std::string& metadata) {
   const bool asked = options.activations == "int16";
   if (asked && options.quantize == "none") {
     throw Error("ERR_ACTIVATIONS", text("activations int16: expected quantize stored, int8 or int4, got none"));
+  }
+  if (asked && options.device != "cpu") {
+    throw Error("ERR_ACTIVATIONS", text("activations int16: expected device cpu, got ", options.device));
   }
   if (asked) return Activations::kInt16;
   if (options.activations == "float32") return Activations::kFloat32;
@@ -57,6 +58,7 @@ Activations activations_of(const LoadOptions& options, const std::string& metada
     throw Error("ERR_NATIVE_ARGUMENT",
                 text("activations: expected auto, float32 or int16, got ", options.activations));
   }
+  if (options.device != "cpu") return Activations::kFloat32;
   const bool asked_for_blocks = options.quantize == "int8" || options.quantize == "int4" ||
                                 (options.quantize == "stored" && quantized_at_conversion(metadata));
   return asked_for_blocks ? Activations::kInt16 : Activations::kFloat32;
@@ -81,6 +83,17 @@ int64_t bytes_of(const torch::jit::Module& root) {
     }
   }
   return bytes;
+}
+
+// Whether the graph's course depends on values that only the device knows.
+bool asks_device(const torch::jit::Block& block) {
+  for (const torch::jit::Node* node : block.nodes()) {
+    if (node->kind() == c10::aten::nonzero || node->kind() == c10::aten::item) return true;
+    for (const torch::jit::Block* inner : node->blocks()) {
+      if (asks_device(*inner)) return true;
+    }
+  }
+  return false;
 }
 
 template <typename T>
@@ -114,12 +127,14 @@ OwnDecoder::OwnDecoder(Archive archive, const LoadOptions& options)
   info_.quantize = options.quantize;
   const Quantize quantize = quantize_of(options);
   const Activations activations = activations_of(options, metadata);
+  if (!device_.is_cpu()) cuda_backend()->set_reproducible(options.reproducible);
   const int64_t in_blocks = materialize_weights(module_, table, dtype, device_, quantize, activations);
   if (in_blocks == 0 && options.activations == "int16") {
     throw Error("ERR_ACTIVATIONS", text("activations int16: expected quantised matrices, got none in ", options.path,
                                         " at quantize ", options.quantize));
   }
   info_.activations = in_blocks > 0 && activations == Activations::kInt16 ? "int16" : "float32";
+  if (!device_.is_cpu()) join_matrices(module_);
   info_.weight_bytes = bytes_of(module_);
   cache_ = module_.attr("kv").toCustomClass<KVCache>();
   // The archive stores the object once per module that reads it; all of them get the root's.
@@ -154,13 +169,16 @@ void OwnDecoder::install_sites() {
   add("final", "norm", {}, 3 * info_.layers + 1);
 }
 
+int64_t OwnDecoder::context_blocks() const {
+  const int64_t context = info_.context_length > 0 ? info_.context_length : 4096;
+  return (context + kBlockTokens - 1) / kBlockTokens;
+}
+
 void OwnDecoder::size_cache(const LoadOptions& options, at::ScalarType dtype) {
   block_bytes_ = cache_->block_bytes(dtype);
-  const int64_t context = info_.context_length > 0 ? info_.context_length : 4096;
-  const int64_t whole = (context + kBlockTokens - 1) / kBlockTokens;
   const int64_t budget = options.cache_bytes > 0 ? options.cache_bytes : available_memory(device_) / 4;
   // Pages of the pool are taken when they are first written, so its size is a limit, not a cost.
-  const int64_t blocks = std::min(budget / block_bytes_, whole * options.max_batch);
+  const int64_t blocks = std::min(budget / block_bytes_, context_blocks() * options.max_batch);
   if (blocks < 1) {
     throw Error("ERR_CACHE_MEMORY", text("KV cache: ", budget, " bytes do not hold one block of ", block_bytes_,
                                          " bytes (", kBlockTokens, " positions)"));
@@ -168,7 +186,33 @@ void OwnDecoder::size_cache(const LoadOptions& options, at::ScalarType dtype) {
   cache_->allocate(blocks, dtype, device_);
 }
 
+void OwnDecoder::use_graphs(Backend& backend, int64_t table_bytes) {
+  for (const torch::jit::Module& module : module_.modules()) {
+    for (const torch::jit::Method& method : module.get_methods()) {
+      // How many rows an expert gets is read back in the middle of the step: no fixed sequence of work.
+      if (asks_device(*method.graph()->block())) {
+        throw Error("ERR_GRAPHS_MODEL", "cudaGraphs: a mixture of experts counts rows in the middle of a step, which "
+                                        "cannot be recorded; load it with cudaGraphs off");
+      }
+    }
+  }
+  graphs_ = std::make_unique<DecodeGraphs>(
+      backend, sites_, *cache_, device_, max_batch_, std::min(context_blocks(), cache_->blocks()), table_bytes,
+      [this](const at::Tensor& tokens) {
+        const at::Tensor hidden = module_.forward({tokens, c10::IValue(), c10::IValue()}).toTensor();
+        return logits_of(hidden).to(at::kFloat);
+      });
+  graphs_->probe();
+}
+
+at::Tensor OwnDecoder::logits_of(const at::Tensor& hidden) {
+  return module_.get_method("logits")({hidden}).toTensor();
+}
+
 at::Tensor OwnDecoder::forward(const StepRows& step, const std::vector<int64_t>& logit_rows) {
+  if (graphs_ != nullptr) {
+    if (std::optional<at::Tensor> logits = graphs_->run(step, logit_rows)) return *std::move(logits);
+  }
   size_t max_blocks = 1;
   for (const auto& sequence : step.sequences) max_blocks = std::max(max_blocks, sequence.blocks.size());
   std::vector<int32_t> tables(step.sequences.size() * max_blocks, 0);
@@ -194,12 +238,12 @@ at::Tensor OwnDecoder::forward(const StepRows& step, const std::vector<int64_t>&
   if (static_cast<int64_t>(logit_rows.size()) != hidden.size(0)) {
     selected = hidden.index_select(0, tensor_of(logit_rows, at::kLong, device_));
   }
-  return module_.get_method("logits")({selected}).toTensor().to(at::kCPU, at::kFloat).contiguous();
+  return logits_of(selected).to(at::kCPU, at::kFloat).contiguous();
 }
 
 at::Tensor OwnDecoder::lens(const at::Tensor& rows) {
   const at::Tensor normed = module_.attr("norm").toModule().forward({rows, at::zeros_like(rows)}).toTensor();
-  return at::log_softmax(module_.get_method("logits")({normed}).toTensor().to(at::kFloat), -1);
+  return at::log_softmax(logits_of(normed).to(at::kFloat), -1);
 }
 
 std::vector<std::pair<std::string, std::string>> OwnDecoder::module_tree() const {

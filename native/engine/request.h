@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "decoder/decoder.h"
 #include "kernels/steer_types.h"
 #include "steering/capture.h"
 #include "steering/program.h"
@@ -121,6 +122,7 @@ struct EngineStats {
   // Over the last ten seconds, or since the load where that is less.
   double prompt_tokens_per_second = 0;
   double generated_tokens_per_second = 0;
+  GraphCounts graphs;
   int64_t cache_blocks = 0;
   int64_t cache_blocks_used = 0;
   int64_t cache_blocks_kept = 0;

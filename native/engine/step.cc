@@ -158,6 +158,7 @@ bool Engine::step() {
     tables_->end();
   });
   steps_ += 1;
+  book_.graphs = decoder_->graph_counts();
   note_step(parts, std::chrono::duration<double>(Clock::now() - begin).count());
   if (failure) {
     // The step's requests fail together: which row broke it cannot be told apart.

@@ -94,4 +94,10 @@ struct SteerCall {
   const SteerReading* readings;
 };
 
+// One site's work in a step.
+struct SiteWork {
+  int64_t slot;  // of the site, 0 <= slot < slots
+  SteerCall call;
+};
+
 }  // namespace chatspace

@@ -14,6 +14,8 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -26,7 +28,7 @@ namespace chatspace {
 
 // Raised with every change of this header or of kernels/steer_types.h. The addon refuses a device
 // library whose `chatspace_cuda_abi()` differs: the two are opened together but built apart.
-constexpr int kBackendAbi = 2;
+constexpr int kBackendAbi = 3;
 
 using OptionalTensor = std::optional<at::Tensor>;
 
@@ -41,11 +43,13 @@ struct RopeSpec {
 
 // Matrices may be block-quantised as in GGUF: [N, units] rows of whole blocks of 32 weights. A tensor has
 // no dtype for that, so an integer dtype stands for each block type (the unit in which a row is counted):
-// int8 = Q8_0 (34 bytes a block), uint8 = Q4_0 (18 bytes), int16 = Q4_1 (10 units). CPU only.
+// int8 = Q8_0 (34 bytes a block), uint8 = Q4_0 (18 bytes), int16 = Q4_1 (10 units). On the CPU the bytes
+// are GGUF's; on CUDA the same number of bytes lies in planes (kernels/quant_planes.h), because a block's
+// odd size keeps a warp from reading whole words.
 constexpr at::ScalarType kQ8_0Tag = at::kChar;
 constexpr at::ScalarType kQ4_0Tag = at::kByte;
 constexpr at::ScalarType kQ4_1Tag = at::kShort;
-// The same in planes (kernels/element.h): uint16 = Q8_0 (17 units), bool = Q4_0 (18), uint32 = Q4_1 (5). The
+// CPU only: the same in planes of each row (kernels/element.h), which are not those of CUDA. uint16 = Q8_0 (17 units), bool = Q4_0 (18), uint32 = Q4_1 (5). The
 // weight alone says that its product takes the activations in int16, so models of both kinds run side by side.
 constexpr at::ScalarType kQ8_0PlanesTag = at::kUInt16;
 constexpr at::ScalarType kQ4_0PlanesTag = at::kBool;
@@ -78,8 +82,44 @@ struct AttentionCall {
   at::Tensor row_sequence;  // [T] int32, index of the row's sequence among this step's sequences
   at::Tensor block_tables;  // [sequences, max_blocks] int32, cache block of positions 32b .. 32b + 31
   // Rows of one sequence are adjacent and in order of position; every sequence has at least one row.
+  // A row whose row_sequence is -1 - s is padding and the only row of sequence s: it writes nothing to the
+  // cache and its result is zero. Padding comes after all other rows.
   at::Tensor keys;    // [blocks, kv_heads, head_dim, kBlockTokens], the model's dtype
   at::Tensor values;  // [blocks, kv_heads, kBlockTokens, head_dim]
+};
+
+// The steering tables of all sites at addresses that never change. A step recorded once therefore serves
+// any program: its kernels read from here what there is to do, counts included, and do nothing where there
+// is nothing. One step at a time: fill, the step, read.
+class SiteTables {
+ public:
+  virtual ~SiteTables() = default;
+  // Queues the tables of the coming step and makes every other slot idle. Slots ascend. False, with nothing
+  // changed, when they do not fit: such a step must be run without these tables.
+  virtual bool fill(const std::vector<SiteWork>& work) = 0;
+  // Does, or while a step is recorded records, what fill() will have put at `slot`: see Backend::steer.
+  virtual void steer(int64_t slot, at::Tensor& delta, at::Tensor& residual) = 0;
+  // Waits for the step, adds what it counted to the counters that fill() was given, which must live until
+  // then, and returns the slots whose work was done, ascending: the proof that the step passed them.
+  virtual std::vector<int64_t> read() = 0;
+};
+
+// A step recorded by StepRecorder::record. Replaying does the same work at the same addresses.
+class StepGraph {
+ public:
+  virtual ~StepGraph() = default;
+  virtual void replay() = 0;
+};
+
+// Records the device work of steps. The recordings of one recorder share memory for what they allocate, so
+// a result must be taken before another of them is replayed. Belongs to one thread and one device.
+class StepRecorder {
+ public:
+  virtual ~StepRecorder() = default;
+  // Calls `step` twice: to warm up, then to record. It must allocate what it makes, must not wait for the
+  // device, and its inputs must then be such that running it changes nothing. Throws when the step cannot
+  // be recorded; the device is as it was.
+  virtual std::unique_ptr<StepGraph> record(const std::function<void()>& step) = 0;
 };
 
 class Backend {
@@ -122,6 +162,16 @@ class Backend {
   // here, which must live until then. Waits for the device once, so call it once a step, beside the
   // read of the logits. The CPU counts in place and has nothing to do.
   virtual void read_counters() {}
+
+  // Tables for `slots` sites and steps of at most `rows` rows, `bytes` for everything a step's programs
+  // need. Null where steps are not recorded (the CPU).
+  virtual std::unique_ptr<SiteTables> site_tables(at::Device, int64_t /*slots*/, int64_t /*rows*/, int64_t /*bytes*/) {
+    return nullptr;
+  }
+  virtual std::unique_ptr<StepRecorder> step_recorder(at::Device) { return nullptr; }
+  // From here on, calls of this thread give a row the same bits whatever rows stand beside it. Always so on
+  // the CPU.
+  virtual void set_reproducible(bool /*on*/) {}
 };
 
 // CPU: always there. CUDA: nullptr until the shared object is open.

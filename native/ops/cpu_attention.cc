@@ -55,9 +55,14 @@ at::Tensor CpuBackend::attention(const AttentionCall& call) {
   step.block_tables = tables.const_data_ptr<int32_t>();
   step.table_stride = tables.size(1);
   const int64_t blocks = call.keys.size(0);
+  // Padding, at the end of a step, is not for the kernels.
+  int64_t live = rows;
+  while (live > 0 && step.row_sequence[live - 1] < 0) --live;
+  if (live < rows) out.narrow(0, live, rows - live).zero_();
+  if (live == 0) return out;
   int32_t last_sequence = -1;
   int64_t checked = 0;  // blocks of this row's sequence known to be in range
-  for (int64_t row = 0; row < rows; ++row) {
+  for (int64_t row = 0; row < live; ++row) {
     const int32_t sequence = step.row_sequence[row];
     const int64_t position = step.positions[row];
     TORCH_CHECK(sequence >= 0 && sequence < tables.size(0) && position >= 0 &&
@@ -74,7 +79,7 @@ at::Tensor CpuBackend::attention(const AttentionCall& call) {
       checked = b + 1;
     }
   }
-  step.rows = rows;
+  step.rows = live;
   step.heads = spec.heads;
   step.kv_heads = spec.kv_heads;
   step.head_dim = hd;

@@ -107,10 +107,10 @@ void SiteHook::run(at::Tensor& delta, at::Tensor& residual) {
 }
 
 at::Tensor SiteHook::apply(const at::Tensor& hidden) {
-  if (!step.active) return hidden;
+  if (!step.active && recorded_in == nullptr) return hidden;
   at::Tensor delta = hidden;
   at::Tensor residual;
-  run(delta, residual);
+  recorded_in != nullptr ? recorded_in->steer(slot, delta, residual) : run(delta, residual);
   return delta;
 }
 
@@ -119,10 +119,10 @@ std::tuple<at::Tensor, at::Tensor> SiteHook::apply_pair(const at::Tensor& delta,
     const at::Tensor step_aside = nudge.to(delta.options());
     return {delta + step_aside, nudge_both ? residual - step_aside : residual};
   }
-  if (!step.active) return {delta, residual};
+  if (!step.active && recorded_in == nullptr) return {delta, residual};
   at::Tensor d = delta;
   at::Tensor r = residual;
-  run(d, r);
+  recorded_in != nullptr ? recorded_in->steer(slot, d, r) : run(d, r);
   return {d, r};
 }
 

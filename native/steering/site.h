@@ -17,6 +17,8 @@
 
 namespace chatspace {
 
+class SiteTables;
+
 // What one site has to do in one step; filled by StepTables, read by the hook. Reused between steps.
 struct SiteStep {
   bool active = false;
@@ -55,6 +57,9 @@ class SiteHook : public torch::CustomClassHolder {
   void observe_outputs(const std::vector<at::Tensor>& tensors);
 
   SiteStep step;
+  // While a step is recorded (decoder/decode_graphs.h): the tables its replays will read this site's work from.
+  SiteTables* recorded_in = nullptr;
+  int64_t slot = 0;
   // A stranger's module may return a tensor that something else still reads; ours never do.
   bool copy_before_write = false;
   bool observing = false;

@@ -2,6 +2,7 @@
 // The bodies of the CUDA attention kernels on an emulated block, a whole step as the launches make it,
 // against the CPU's attention: cache contents and results, over chunks, decodes and both in one step.
 #include <random>
+#include <utility>
 
 #include "kernels/cuda/attention_chunk.cuh"
 #include "kernels/cuda/attention_single.cuh"
@@ -56,7 +57,7 @@ void emulate_chunks(EmulatedBlock& block, const cuda::AttentionArgs& args) {
 
 // One step on the emulated device.
 template <class Cache>
-at::Tensor emulate(const AttentionCall& call, int64_t split_blocks, uint32_t seed) {
+at::Tensor emulate(const AttentionCall& call, int64_t split_blocks, uint32_t seed, bool all_chunks = false) {
   const AttentionSpec& spec = *call.spec;
   const int64_t rows = call.qkv.size(0), sequences = call.block_tables.size(0);
   const auto array = [](const OptionalTensor& t) {
@@ -89,13 +90,15 @@ at::Tensor emulate(const AttentionCall& call, int64_t split_blocks, uint32_t see
   args.positions = call.positions.const_data_ptr<int32_t>();
   args.row_sequence = call.row_sequence.const_data_ptr<int32_t>();
   args.block_tables = call.block_tables.const_data_ptr<int32_t>();
+  args.table_stride = call.block_tables.stride(0);
   args.keys = {call.keys.mutable_data_ptr(), kDtype<Cache>};
   args.values = {call.values.mutable_data_ptr(), kDtype<Cache>};
   args.queries = queries.data();
+  args.all_chunks = all_chunks;
   args.single = single.data();
-  const cuda::AttentionSplits splits = cuda::attention_splits(args.max_blocks);
-  args.split_blocks = split_blocks > 0 ? split_blocks : splits.split_blocks;
-  args.splits = split_blocks > 0 ? (args.max_blocks + split_blocks - 1) / split_blocks : splits.splits;
+  args.split_blocks = split_blocks > 0 ? split_blocks : cuda::kSplitBlocks;
+  args.splits = split_blocks > 0 ? (args.max_blocks + split_blocks - 1) / split_blocks
+                                 : cuda::attention_splits(args.max_blocks);
   std::vector<float> partial;
   if (args.splits > 1) {
     partial.assign(static_cast<size_t>(sequences * spec.heads * args.splits * (spec.head_dim + 2)), NAN);
@@ -111,15 +114,16 @@ at::Tensor emulate(const AttentionCall& call, int64_t split_blocks, uint32_t see
     });
   }
   const bool grouped = spec.heads != spec.kv_heads;
+  const bool singles = !all_chunks, chunks = all_chunks || rows > sequences;
   if (spec.head_dim <= 64) {
-    grouped ? emulate_single<4, 2, Cache>(block, args) : emulate_single<1, 2, Cache>(block, args);
-    if (rows > sequences) emulate_chunks<8, 2, Cache>(block, args);
+    if (singles) grouped ? emulate_single<4, 2, Cache>(block, args) : emulate_single<1, 2, Cache>(block, args);
+    if (chunks) emulate_chunks<8, 2, Cache>(block, args);
   } else if (spec.head_dim <= 128) {
-    grouped ? emulate_single<4, 4, Cache>(block, args) : emulate_single<1, 4, Cache>(block, args);
-    if (rows > sequences) emulate_chunks<8, 4, Cache>(block, args);
+    if (singles) grouped ? emulate_single<4, 4, Cache>(block, args) : emulate_single<1, 4, Cache>(block, args);
+    if (chunks) emulate_chunks<8, 4, Cache>(block, args);
   } else {
-    grouped ? emulate_single<4, 8, Cache>(block, args) : emulate_single<1, 8, Cache>(block, args);
-    if (rows > sequences) emulate_chunks<4, 8, Cache>(block, args);
+    if (singles) grouped ? emulate_single<4, 8, Cache>(block, args) : emulate_single<1, 8, Cache>(block, args);
+    if (chunks) emulate_chunks<4, 8, Cache>(block, args);
   }
   return out;
 }
@@ -233,6 +237,97 @@ TEST(cuda_attention_bodies_match_the_cpu_operator) {
   check_case<cuda::BFloat16>(cases[0], at::kBFloat16, 2e-2);
   check_case<cuda::BFloat16>(cases[4], at::kBFloat16, 2e-2);
   report_worst("attention, bfloat16 cache");
+}
+
+namespace {
+
+AttentionSpec plain_spec() {
+  AttentionSpec spec;
+  spec.heads = 4;
+  spec.kv_heads = 2;
+  spec.head_dim = 24;
+  spec.scale = 0.2f;
+  return spec;
+}
+
+// A step of `slices` over caches that hold something everywhere.
+AttentionCall call_of(const AttentionSpec& spec, const std::vector<Slice>& slices, const at::Tensor& keys,
+                      const at::Tensor& values, const at::Tensor& tables, const at::Tensor& qkv) {
+  std::vector<int32_t> position, sequence;
+  for (const Slice& slice : slices) {
+    for (int32_t i = 0; i < slice.count; ++i) {
+      position.push_back(slice.first + i);
+      sequence.push_back(slice.sequence);
+    }
+  }
+  AttentionCall call;
+  call.spec = &spec;
+  call.qkv = qkv;
+  call.positions = at::tensor(position, at::kInt);
+  call.row_sequence = at::tensor(sequence, at::kInt);
+  call.block_tables = tables;
+  call.keys = keys;
+  call.values = values;
+  return call;
+}
+
+}  // namespace
+
+TEST(cuda_attention_of_padded_rows_touches_nothing) {
+  at::manual_seed(7);
+  const AttentionSpec spec = plain_spec();
+  const at::Tensor keys = at::randn({10, 2, 24, kBlockTokens}), values = at::randn({10, 2, kBlockTokens, 24});
+  // Padding's table rows hold what was there before: blocks of others.
+  const at::Tensor tables = at::tensor({7, 2, 0, 5, 7, 2, 0, 5}, at::kInt).view({4, 2});
+  const at::Tensor qkv = at::randn({4, 8 * 24});
+  for (const bool all_chunks : {false, true}) {
+    const at::Tensor want_keys = keys.clone(), want_values = values.clone();
+    const at::Tensor got_keys = keys.clone(), got_values = values.clone();
+    const std::vector<Slice> live = {{0, 40, 1}, {1, 3, 1}};
+    std::vector<Slice> padded = live;
+    padded.push_back({-3, 0, 1});
+    padded.push_back({-4, 0, 1});
+    const at::Tensor want = cpu_backend().attention(
+        call_of(spec, live, want_keys, want_values, tables.narrow(0, 0, 2), qkv.narrow(0, 0, 2)));
+    const at::Tensor got = emulate<float>(call_of(spec, padded, got_keys, got_values, tables, qkv), 0, 5, all_chunks);
+    CHECK_CLOSE(got.narrow(0, 0, 2), want, 5e-6, "rows before padding");
+    CHECK_THAT((got.narrow(0, 2, 2) == 0.0).all().item<bool>());
+    CHECK_CLOSE(got_keys, want_keys, 1e-6, "keys");
+    CHECK_SAME_BITS(got_values, want_values, "values");
+    const at::Tensor cpu_keys = keys.clone(), cpu_values = values.clone();
+    const at::Tensor cpu = cpu_backend().attention(call_of(spec, padded, cpu_keys, cpu_values, tables, qkv));
+    CHECK_SAME_BITS(cpu.narrow(0, 0, 2), want, "the CPU's rows before padding");
+    CHECK_THAT((cpu.narrow(0, 2, 2) == 0.0).all().item<bool>());
+    CHECK_SAME_BITS(cpu_keys, want_keys, "the CPU's keys");
+  }
+  report_worst("attention beside padding");
+}
+
+TEST(cuda_attention_of_a_row_depends_on_its_position_alone) {
+  at::manual_seed(8);
+  const AttentionSpec spec = plain_spec();
+  const at::Tensor keys = at::randn({40, 2, 24, kBlockTokens}), values = at::randn({40, 2, kBlockTokens, 24});
+  const at::Tensor tables = at::randperm(40, at::kInt).view({2, 20});
+  const at::Tensor qkv = at::randn({70, 8 * 24});
+  const auto run = [&](const std::vector<Slice>& slices, const at::Tensor& table, const at::Tensor& rows, int64_t split,
+                       bool all_chunks) {
+    return emulate<float>(call_of(spec, slices, keys.clone(), values.clone(), table, rows), split, 9, all_chunks);
+  };
+  // Decode: tables of other widths, and a neighbour with a longer context.
+  const at::Tensor narrow = run({{0, 100, 1}}, tables.narrow(0, 0, 1).narrow(1, 0, 4), qkv.narrow(0, 0, 1), 2, false);
+  const at::Tensor wide = run({{0, 100, 1}}, tables.narrow(0, 0, 1), qkv.narrow(0, 0, 1), 2, false);
+  const at::Tensor beside = run({{0, 100, 1}, {1, 600, 1}}, tables, qkv.narrow(0, 0, 2), 2, false);
+  CHECK_SAME_BITS(narrow, wide, "narrow and wide tables");
+  CHECK_SAME_BITS(beside[0], wide[0], "beside a longer one");
+  // Reproducible mode: a prompt whole, and the same rows in chunks of which the last is a single row.
+  const at::Tensor whole = run({{0, 0, 70}}, tables, qkv, 0, true);
+  const at::Tensor cut_keys = keys.clone(), cut_values = values.clone();
+  std::vector<at::Tensor> parts;
+  for (const auto& [first, count] : {std::pair<int32_t, int32_t>{0, 33}, {33, 36}, {69, 1}}) {
+    parts.push_back(emulate<float>(call_of(spec, {{0, first, count}}, cut_keys, cut_values, tables,
+                                           qkv.narrow(0, first, count)), 0, 10, true));
+  }
+  CHECK_SAME_BITS(at::cat(parts), whole, "a prompt in chunks");
 }
 
 }  // namespace chatspace::testing

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Decode on one CUDA device with and without steering, in turns in one process; one JSON line per case on
-// stdout. Run by scripts/gpu-check.mjs, which makes the table.
+// Decode on one CUDA device, one JSON line per case on stdout, run by scripts/gpu-check.mjs, which makes the
+// table: dtypes, int8 and int4, graphs against eager, reproducible mode, each with and without steering in
+// turns in one process; Hugging Face Transformers on the same device where a Python has it.
 import { parseArgs } from "node:util";
+import { benchPython, Peer } from "../../bench/lib/peer.mjs";
+import { peerWeights } from "../../bench/lib/peer-weights.mjs";
 import { SteerModel } from "../../dist/index.js";
 
 const { values: option } = parseArgs({
   options: {
     model: { type: "string", default: "smollm2-135m-instruct" },
     device: { type: "string", default: "cuda:0" },
-    dtypes: { type: "string", default: "float32,bfloat16" },
     batches: { type: "string", default: "1,16,64" },
     prompt: { type: "string", default: "64" },
     steps: { type: "string", default: "64" },
@@ -18,29 +20,51 @@ const { values: option } = parseArgs({
 const steps = Number(option.steps);
 const rounds = Number(option.rounds);
 const promptLength = Number(option.prompt);
+const batches = option.batches.split(",").map(Number);
+
+/** What is loaded for each block of rows; "as" is its name in the table. */
+const loads = [
+  { as: "float32", dtype: "float32", quantize: "none" },
+  { as: "float32, graphs", dtype: "float32", quantize: "none", cudaGraphs: "on" },
+  { as: "float32, reproducible", dtype: "float32", quantize: "none", reproducible: true },
+  { as: "bfloat16", dtype: "bfloat16", quantize: "none" },
+  { as: "bfloat16, graphs", dtype: "bfloat16", quantize: "none", cudaGraphs: "on" },
+  { as: "bfloat16, int8", dtype: "bfloat16", quantize: "int8" },
+  { as: "bfloat16, int8, graphs", dtype: "bfloat16", quantize: "int8", cudaGraphs: "on" },
+  { as: "bfloat16, int4", dtype: "bfloat16", quantize: "int4" },
+  { as: "bfloat16, int4, graphs", dtype: "bfloat16", quantize: "int4", cudaGraphs: "on" },
+];
 
 const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
+const print = (row) => process.stdout.write(`${JSON.stringify(row)}\n`);
 
-for (const dtype of option.dtypes.split(",")) {
-  const model = await SteerModel.load(option.model, { device: option.device, dtype });
-  const { layers, hiddenSize, vocabSize } = model.info;
+/** Different first tokens, so that no prefix is shared. */
+function promptsOf(batch, vocabSize) {
+  return Array.from({ length: batch }, (_, b) =>
+    Array.from({ length: promptLength }, (_, i) => 10 + ((b * 131 + i * 17) % (vocabSize - 10))),
+  );
+}
+
+function casesOf({ layers, hiddenSize }) {
   const every = Array.from({ length: layers }, (_, layer) => layer);
   const program = (at, seed) =>
     at.map((layer) => ({
       layer,
       vector: Float32Array.from({ length: hiddenSize }, (_, i) => 0.02 * Math.sin(seed + i)),
     }));
-  const cases = {
+  return {
     "not steered": () => [],
     "one layer": () => program([layers >> 1], 1),
     "all layers": () => program(every, 1),
     "all layers, a program a request": (request) => program(every, request + 1),
   };
-  for (const batch of option.batches.split(",").map(Number)) {
-    // Different first tokens, so that no prefix is shared.
-    const prompts = Array.from({ length: batch }, (_, b) => ({
-      tokens: Array.from({ length: promptLength }, (_, i) => 10 + ((b * 131 + i * 17) % (vocabSize - 10))),
-    }));
+}
+
+async function measure({ as, ...load }) {
+  const model = await SteerModel.load(option.model, { device: option.device, ...load });
+  const cases = casesOf(model.info);
+  for (const batch of batches) {
+    const prompts = promptsOf(batch, model.info.vocabSize).map((tokens) => ({ tokens }));
     const seconds = Object.fromEntries(Object.keys(cases).map((name) => [name, []]));
     for (let round = -1; round < rounds; round++) {
       for (const [name, steering] of Object.entries(cases)) {
@@ -52,15 +76,57 @@ for (const dtype of option.dtypes.split(",")) {
         const results = await model.generate(prompts, options);
         const taken = (performance.now() - start) / 1000;
         const tokens = results.reduce((sum, result) => sum + result.tokens.length, 0);
-        if (round >= 0) seconds[name].push(taken / tokens); // round -1 warms up
+        if (round >= 0) seconds[name].push(taken / tokens); // round -1 warms up and records graphs
       }
     }
     const plain = median(seconds["not steered"]);
     for (const [name, each] of Object.entries(seconds)) {
       const per = median(each);
-      const row = { dtype, batch, case: name, tokensPerSecond: 1 / per, cost: per / plain - 1 };
-      process.stdout.write(`${JSON.stringify(row)}\n`);
+      print({ load: as, batch, case: name, tokensPerSecond: 1 / per, cost: per / plain - 1 });
     }
   }
+  const { weightBytes, graphsRecorded, graphSteps, graphOverflows } = model.stats();
+  print({ load: as, weightBytes, graphsRecorded, graphSteps, graphOverflows });
+  const info = model.info;
   await model.dispose();
+  return info;
 }
+
+/** Prompt and generation as ours are timed, steered by forward hooks on every layer as libraries do. */
+async function measurePeer({ layers, vocabSize }) {
+  const python = benchPython();
+  const weights = peerWeights(option.model);
+  if (python === null || weights === null) {
+    const why =
+      python === null ? "no Python with Transformers here" : `${option.model} is not here as its source`;
+    print({ peer: null, reason: why });
+    return;
+  }
+  const every = Array.from({ length: layers }, (_, layer) => layer);
+  for (const dtype of ["float32", "bfloat16"]) {
+    const peer = new Peer(python.python, "transformers_peer.py");
+    const as = `Transformers ${python.version}, ${dtype}`;
+    await peer.ask({ do: "load", model: weights, dtype, threads: 1, device: option.device });
+    for (const batch of batches) {
+      const tokens = promptsOf(batch, vocabSize);
+      const seconds = { "not steered": [], "all layers": [] };
+      for (let round = -1; round < rounds; round++) {
+        for (const name of Object.keys(seconds)) {
+          const layersSteered = name === "not steered" ? [] : every;
+          const answer = await peer.ask({ do: "run", tokens, steps, layers: layersSteered });
+          if (round >= 0) seconds[name].push((answer.promptMs + answer.generateMs) / 1000 / (batch * steps));
+        }
+      }
+      const plain = median(seconds["not steered"]);
+      for (const [name, each] of Object.entries(seconds)) {
+        const per = median(each);
+        print({ load: as, batch, case: name, tokensPerSecond: 1 / per, cost: per / plain - 1 });
+      }
+    }
+    peer.close();
+  }
+}
+
+let info;
+for (const load of loads) info = await measure(load);
+await measurePeer(info);

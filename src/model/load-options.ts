@@ -5,6 +5,7 @@ import { misuse } from "../errors.ts";
 import type {
   NativeActivations,
   NativeAddon,
+  NativeCudaGraphs,
   NativeDtype,
   NativeLoadOptions,
   NativeQuantize,
@@ -26,8 +27,8 @@ export interface LoadOptions {
   /** Dtype of weights and KV cache; "auto" (default) keeps what the archive holds. */
   dtype?: NativeDtype | "auto";
   /**
-   * Weight-only quantisation of our own archives on the CPU. "stored" keeps the 8- and 4-bit blocks of a
-   * GGUF source as they are: the same logits as float32, bit for bit, at their size and speed. "int8" and
+   * Weight-only quantisation of our own archives. "stored" keeps the 8- and 4-bit blocks of a GGUF source as
+   * they are: on the CPU the same logits as float32, bit for bit, at their size and speed. "int8" and
    * "int4" quantise at load. Default "auto": "stored" when dtype is "auto" and the device is the CPU.
    */
   quantize?: NativeQuantize | "auto";
@@ -35,8 +36,8 @@ export interface LoadOptions {
    * How products with quantised matrices read their activations (docs/numerics.md). "float32": the same logits
    * as the float32 copy of the matrices, bit for bit. "int16": each block of 32 as 16-bit integers with a scale,
    * about twice as fast at four bits, its error a hundredth of what 8-bit weights cost; needs quantised matrices
-   * (ERR_ACTIVATIONS). Default "auto": "int16" for quantize "int8" and "int4", at load or at conversion, else
-   * "float32".
+   * (ERR_ACTIVATIONS). Default "auto": "int16" for quantize "int8" and "int4", at load or at conversion, on the
+   * CPU, else "float32".
    */
   activations?: NativeActivations | "auto";
   /**
@@ -54,6 +55,17 @@ export interface LoadOptions {
   tokenBudget?: number;
   /** Most requests that run at once; more wait. Default 64. */
   maxBatch?: number;
+  /**
+   * "on": decode steps of our own archives on CUDA are recorded once in CUDA graphs and replayed, with any
+   * programs, for the same results as eager. Default "off". An error on the CPU (ERR_GRAPHS_DEVICE) and for
+   * strangers' archives and mixtures of experts (ERR_GRAPHS_MODEL).
+   */
+  cudaGraphs?: NativeCudaGraphs;
+  /**
+   * CUDA: a request's logits have the same bits alone, in any batch and in any chunks, at a cost in speed.
+   * Default false. Always so on the CPU.
+   */
+  reproducible?: boolean;
   /** A vector made from other weights is an error (ERR_VECTOR_MODEL) instead of a warning. */
   strictVectors?: boolean;
   /** Ends a download or a load; its reason is what is thrown. */
@@ -84,6 +96,8 @@ const KEYS = [
   "cacheBytes",
   "tokenBudget",
   "maxBatch",
+  "cudaGraphs",
+  "reproducible",
   "strictVectors",
   "signal",
   "onProgress",
@@ -91,6 +105,7 @@ const KEYS = [
 
 const QUANTIZE = ["auto", "none", "stored", "int8", "int4"] as const;
 const ACTIVATIONS = ["auto", "float32", "int16"] as const;
+const CUDA_GRAPHS = ["off", "on"] as const;
 const DTYPES = ["auto", "float32", "bfloat16", "float16"] as const;
 
 /** @throws TypeError / RangeError naming the option; signal.reason when it has fired. */
@@ -123,6 +138,10 @@ export function compileLoad(given: unknown): CompiledLoad {
       cacheBytes: integer("cacheBytes", 0, 0, Number.MAX_SAFE_INTEGER),
       tokenBudget: integer("tokenBudget", 512, 1, 1 << 20),
       maxBatch: integer("maxBatch", 64, 1, 1 << 16),
+      cudaGraphs:
+        options.cudaGraphs === undefined ? "off" : checkOneOf("cudaGraphs", options.cudaGraphs, CUDA_GRAPHS),
+      reproducible:
+        options.reproducible === undefined ? false : checkBoolean("reproducible", options.reproducible),
     },
     tokenizer: options.tokenizer === undefined ? undefined : checkString("tokenizer", options.tokenizer),
     strictVectors:

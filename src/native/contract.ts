@@ -9,6 +9,8 @@ export type NativeDtype = "float32" | "bfloat16" | "float16";
 export type NativeQuantize = "none" | "stored" | "int8" | "int4";
 export type NativeActivations = "float32" | "int16";
 
+export type NativeCudaGraphs = "off" | "on";
+
 export interface NativeLoadOptions {
   /** Path of a TorchScript archive (our own or a stranger's). */
   path: string;
@@ -17,8 +19,8 @@ export interface NativeLoadOptions {
   /** "auto" keeps what the archive holds (quantised source weights become float32). */
   dtype: NativeDtype | "auto";
   /**
-   * Matrices of our own archives on the CPU: "none" = dequantised to dtype; "stored" = Q8_0, Q4_0 and
-   * Q4_1 stay as they are (products are bit-equal to those of the float32 copy); "int8" = Q8_0;
+   * Matrices of our own archives: "none" = dequantised to dtype; "stored" = Q8_0, Q4_0 and Q4_1 stay as
+   * they are (on the CPU products are bit-equal to those of the float32 copy); "int8" = Q8_0;
    * "int4" = Q4_1, embedding table and head Q8_0.
    */
   quantize: NativeQuantize;
@@ -37,6 +39,10 @@ export interface NativeLoadOptions {
   maxBatch: number;
   /** Bytes of KV cache that may be taken; 0 = a quarter of the memory that is free at load. */
   cacheBytes: number;
+  /** "on": decode steps of our own archives on CUDA are recorded in CUDA graphs and replayed. */
+  cudaGraphs: NativeCudaGraphs;
+  /** CUDA: a row's bits do not depend on the rows beside it. The CPU is always so. */
+  reproducible: boolean;
 }
 
 /** What `load` found. JSON-safe. */
@@ -316,6 +322,10 @@ export interface NativeStats {
   /** Over the last ten seconds, or since the load where that is less. */
   promptTokensPerSecond: number;
   generatedTokensPerSecond: number;
+  /** CUDA graphs recorded, steps replayed from them, decode steps too large for their tables and run eagerly. */
+  graphsRecorded: number;
+  graphSteps: number;
+  graphOverflows: number;
   cacheBlocks: number;
   /** In use by running requests. */
   cacheBlocksUsed: number;

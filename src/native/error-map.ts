@@ -50,12 +50,15 @@ const REMEDIES: Readonly<Record<string, readonly string[]>> = {
     "Read the gate at the operation's own site or an earlier one (embed, layers.N.attn, layers.N.mlp, layers.N, final).",
     'A gate with latch: "prompt" may read any site.',
   ],
-  ERR_ACTIVATIONS: ["Load with quantize 'int8' or 'int4', or leave activations out."],
+  ERR_ACTIVATIONS: ["Load with quantize 'int8' or 'int4' on the CPU, or leave activations out."],
   ERR_LAYERS_PATH: ["Leave the option out to take the longest numbered module list."],
   ERR_CUDA_MISSING: ["Build it with `npm run build:cuda`, or load with device: 'cpu'."],
   ERR_CUDA_ABI: ["Build it again with `npm run build:cuda`."],
   ERR_CUDA_LATE: ["Load the CUDA model first in the process, or in a process of its own."],
   ERR_CUDA_DEVICE: ["`chatspace-steer doctor` lists the devices; device: 'cpu' always works."],
+  ERR_GRAPHS_DEVICE: ['Load it with device: "cuda:0", or leave cudaGraphs out.'],
+  ERR_GRAPHS_MODEL: ['Load it with cudaGraphs: "off".'],
+  ERR_GRAPH_RECORD: ['Load it with cudaGraphs: "off".'],
   ERR_CACHE_MEMORY: ["Give more with cacheBytes, ask for fewer tokens, or run fewer requests at once."],
   ERR_OUT_OF_MEMORY: ["Use a smaller dtype or cacheBytes, or a smaller model."],
 };
@@ -69,7 +72,7 @@ export function nativeError(
 ): SteerError {
   const options = { details, remedies: REMEDIES[code] ?? [], cause };
   if (code === "ERR_DISPOSED") return new DisposedError(code, message, options);
-  if (/^ERR_(CUDA|CACHE|OUT_OF_MEMORY)/.test(code)) return new DeviceError(code, message, options);
+  if (/^ERR_(CUDA|CACHE|GRAPH|OUT_OF_MEMORY)/.test(code)) return new DeviceError(code, message, options);
   if (/^ERR_(VECTOR|DIRECTION|SITE|GATE|SUBSPACE|REDUCER)/.test(code))
     return new SteeringError(code, message, options);
   return new ModelError(code, message, options);

@@ -18,6 +18,8 @@ export function load(
     layersPath: null,
     tokenBudget: 64,
     maxBatch: 2,
+    cudaGraphs: "off",
+    reproducible: false,
     cacheBytes: 1 << 26,
   });
 }

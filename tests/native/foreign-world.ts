@@ -31,6 +31,8 @@ export function open(path: string, options: Partial<NativeLoadOptions> = {}): Pr
     layersPath: null,
     tokenBudget: 256,
     maxBatch: 16,
+    cudaGraphs: "off",
+    reproducible: false,
     cacheBytes: 1 << 24,
     ...options,
   });

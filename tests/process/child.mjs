@@ -22,6 +22,8 @@ function open(path = STORIES, options = {}) {
     layersPath: null,
     tokenBudget: 256,
     maxBatch: 16,
+    cudaGraphs: "off",
+    reproducible: false,
     cacheBytes: 1 << 24,
     ...options,
   });

@@ -21,4 +21,13 @@ CHATSPACE_FN float activated(Activation act, float x) {
   }
 }
 
+// Element `index` of [rows, width].
+CHATSPACE_FN void activate_element(const ActivationArgs& args, int64_t index) {
+  const int64_t row = index / args.width;
+  const int64_t column = index - row * args.width;
+  const int64_t from = row * args.in_stride + column;
+  const float value = activated(args.act, load(args.gate, from));
+  store(args.out, row * args.out_stride + column, args.up.data == nullptr ? value : value * load(args.up, from));
+}
+
 }  // namespace chatspace::cuda

@@ -45,13 +45,52 @@ struct NormArgs {
   float eps;
 };
 
-// out = act(gate) * up, or act(gate) where `up` is absent. out may be gate.
+// out [rows, width] = act(gate) * up, or act(gate) where `up` is absent. gate and up may be columns of one
+// wider matrix, out may be gate.
 struct ActivationArgs {
   ConstArray gate;
   ConstArray up;  // data nullptr = none; otherwise of gate's dtype
   Array out;      // of gate's dtype
-  int64_t elements;
+  int64_t rows;
+  int64_t width;
+  int64_t in_stride;   // elements from row to row of gate and of up
+  int64_t out_stride;
   Activation act;
+};
+
+// A matrix of GGUF blocks in planes (kernels/quant_planes.h), aligned to 16 bytes.
+enum class BlockType : int32_t { kQ8_0 = 0, kQ4_0 = 1, kQ4_1 = 2 };
+struct BlockMatrix {
+  const void* planes;
+  BlockType type;
+  int64_t rows;
+  int64_t row_blocks;  // blocks of 32 weights a row
+};
+
+// out [rows, weight.rows] = x weight^T + bias, summed in float32.
+struct QuantLinearArgs {
+  BlockMatrix weight;
+  ConstArray x;        // [rows, 32 weight.row_blocks], aligned to 16 bytes
+  ConstArray bias;     // [weight.rows]; data nullptr = none
+  Array out;
+  int64_t out_stride;  // elements from row to row of out
+  int64_t rows;
+};
+
+// out [rows, 32 weight.row_blocks] = rows [first_row, first_row + rows) of the matrix.
+struct UnpackArgs {
+  BlockMatrix weight;
+  int64_t first_row;
+  int64_t rows;
+  Array out;
+};
+
+// EmbedArgs with a table in blocks.
+struct QuantEmbedArgs {
+  const int64_t* ids;
+  BlockMatrix table;
+  float* out;
+  int64_t rows;
 };
 
 // One attention layer's step. See AttentionCall in ops/backend.h for the shapes of the cache.
@@ -75,15 +114,17 @@ struct AttentionArgs {
   const float* cos;    // [rows, rotary_dim / 2]
   const float* sin;
   const int32_t* positions;     // [rows]
-  const int32_t* row_sequence;  // [rows]
+  const int32_t* row_sequence;  // [rows]; -1 - s: padding, the only row of sequence s
   const int32_t* block_tables;  // [sequences, max_blocks]
+  int64_t table_stride;         // entries from sequence to sequence of block_tables
   Array keys;                   // [blocks, kv_heads, head_dim, kBlock]
   Array values;                 // [blocks, kv_heads, kBlock, head_dim]
 
   float* queries;      // scratch [rows, heads, head_dim]: q after norm and rotary
   int32_t* single;     // scratch [sequences]: the row of a sequence that has one row in this step, else -1
-  int64_t splits;      // parts a decode row's context is cut into; attention_splits()
-  int64_t split_blocks;
+  bool all_chunks;     // rows alone in their sequence are left to the chunk kernel too
+  int64_t splits;      // most parts a decode row's context is cut into; attention_splits()
+  int64_t split_blocks;  // cache blocks of a part, unless the row needs larger ones: row_split_blocks()
   float* partial;      // scratch [sequences, heads, splits, head_dim + 2]; nullptr when splits == 1
   Array out;           // [rows, heads * head_dim]
 };
@@ -91,19 +132,13 @@ struct AttentionArgs {
 constexpr int64_t kBlock = 32;  // positions of a cache block; equals kBlockTokens of ops/backend.h
 constexpr int64_t kMaxHeadDim = 256;
 
-struct AttentionSplits {
-  int64_t splits;
-  int64_t split_blocks;
-};
-// Depends on the width of the block tables alone, never on the batch, so that with tables of one width a
-// row is summed in the same order alone and in any company.
-inline AttentionSplits attention_splits(int64_t max_blocks) {
-  constexpr int64_t kSplitBlocks = 8;  // 256 positions: two cache blocks a warp
-  constexpr int64_t kMostSplits = 64;  // bounds the scratch and the merge
-  const int64_t least = (max_blocks + kMostSplits - 1) / kMostSplits;
-  const int64_t split_blocks = least > kSplitBlocks ? least : kSplitBlocks;
-  const int64_t splits = (max_blocks + split_blocks - 1) / split_blocks;
-  return {splits < 1 ? 1 : splits, split_blocks};
+constexpr int64_t kSplitBlocks = 8;  // 256 positions: two cache blocks a warp
+constexpr int64_t kMostSplits = 64;  // bounds the scratch and the merge
+
+// Parts that a row whose context is as long as the block tables are wide needs.
+inline int64_t attention_splits(int64_t max_blocks) {
+  const int64_t splits = (max_blocks + kSplitBlocks - 1) / kSplitBlocks;
+  return splits < 1 ? 1 : splits < kMostSplits ? splits : kMostSplits;
 }
 
 struct SteerArgs {

@@ -2,7 +2,8 @@
 // Body for rows of sequences with several rows in the step (prompt chunks). A block takes a few
 // neighbouring rows with the query heads of one key/value head; a cache block is brought into shared
 // memory once for all of them, and each warp keeps Q queries. Rows of several sequences may meet in a
-// block: they are walked run by run. Runs that are a sequence's only row are left to attend_single.
+// block: they are walked run by run. Runs that are a sequence's only row are left to attend_single
+// unless args.all_chunks says otherwise; padding is passed over.
 #pragma once
 
 #include "kernels/cuda/attention_warp.cuh"
@@ -52,7 +53,7 @@ CHATSPACE_FN void attend_chunk(Block& block, const AttentionArgs& args, int64_t 
     while (run_end < tile_end && args.row_sequence[run_end] == sequence) ++run_end;
     const int64_t first_row = run;
     run = run_end;
-    if (is_single_row(args, first_row)) continue;
+    if (sequence < 0 || (!args.all_chunks && is_single_row(args, first_row))) continue;
 
     const int64_t count = (run_end - first_row) * heads;
     block.sync();  // the last run's queries are no longer read
@@ -77,7 +78,7 @@ CHATSPACE_FN void attend_chunk(Block& block, const AttentionArgs& args, int64_t 
     const int64_t begin = first_visible(args.window, args.positions[first_row]) / kBlock;
     const int64_t end = args.positions[run_end - 1] / kBlock + 1;
     for (int64_t at = begin; at < end; ++at) {
-      const int64_t physical = args.block_tables[sequence * args.max_blocks + at];
+      const int64_t physical = args.block_tables[sequence * args.table_stride + at];
       const int64_t offset = (physical * args.kv_heads + kv_head) * dim * kBlock;
       const Cache* key_block = static_cast<const Cache*>(args.keys.data) + offset;
       const Cache* value_block = static_cast<const Cache*>(args.values.data) + offset;

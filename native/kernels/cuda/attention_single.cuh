@@ -14,6 +14,13 @@ inline int64_t single_shared_floats(int queries, int warps, int64_t dim) {
   return queries * dim + static_cast<int64_t>(warps) * queries * (kBlock + dim + 2);
 }
 
+// Cache blocks of one part of a row's context. Depends on the row's position alone, never on the batch or on
+// the width of the tables, so that a row is summed in the same order alone and in any company.
+CHATSPACE_FN int64_t row_split_blocks(const AttentionArgs& args, int64_t position) {
+  const int64_t least = (position / kBlock + kMostSplits) / kMostSplits;
+  return least > args.split_blocks ? least : args.split_blocks;
+}
+
 template <int Q, int L, class Cache, class Block>
 CHATSPACE_FN void attend_single(Block& block, const AttentionArgs& args, int64_t sequence, int64_t kv_item,
                                 int64_t split, float* shared) {
@@ -40,12 +47,13 @@ CHATSPACE_FN void attend_single(Block& block, const AttentionArgs& args, int64_t
 
   WarpAttention<Q, L> state;
   state.clear();
-  const int64_t split_first = split * args.split_blocks;
-  const int64_t split_end = split_first + args.split_blocks;
+  const int64_t split_blocks = row_split_blocks(args, position);
+  const int64_t split_first = split * split_blocks;
+  const int64_t split_end = split_first + split_blocks;
   const int64_t begin = from / kBlock > split_first ? from / kBlock : split_first;
   const int64_t end = position / kBlock + 1 < split_end ? position / kBlock + 1 : split_end;
   for (int64_t at = begin + block.warp(); at < end; at += block.warps()) {
-    const int64_t physical = args.block_tables[sequence * args.max_blocks + at];
+    const int64_t physical = args.block_tables[sequence * args.table_stride + at];
     const int64_t offset = (physical * args.kv_heads + kv_head) * dim * kBlock;
     const KeyRange seen = visible_keys(at, from, position);
     KeyRange ranges[Q];

@@ -7,12 +7,16 @@
 #include <cuda_runtime_api.h>
 
 #include "kernels/cuda/args.h"
+#include "kernels/cuda/site_tables.h"
 
 namespace chatspace::cuda {
 
 cudaError_t embed(const EmbedArgs& args, cudaStream_t stream);
 cudaError_t rms_norm(const NormArgs& args, cudaStream_t stream);
 cudaError_t layer_norm(const NormArgs& args, cudaStream_t stream);
+cudaError_t quant_linear(const QuantLinearArgs& args, cudaStream_t stream);
+cudaError_t unpack(const UnpackArgs& args, cudaStream_t stream);
+cudaError_t quant_embed(const QuantEmbedArgs& args, cudaStream_t stream);
 cudaError_t activate(const ActivationArgs& args, cudaStream_t stream);
 
 // The three of one attention layer, in this order on one stream.
@@ -24,5 +28,7 @@ cudaError_t attend_single_rows(const AttentionArgs& args, cudaStream_t stream);
 cudaError_t attend_chunks(const AttentionArgs& args, cudaStream_t stream);
 
 cudaError_t steer(const SteerArgs& args, cudaStream_t stream);
+// One site of a recorded step: what there is to do is read on the device.
+cudaError_t steer_slot(const SlotArgs& args, cudaStream_t stream);
 
 }  // namespace chatspace::cuda

@@ -28,9 +28,17 @@ CHATSPACE_FN void rotary_row(Block& block, const AttentionArgs& args, int64_t ro
   const int64_t half = args.rotary_dim / 2;
   const int64_t position = args.positions[row];
   const int64_t sequence = args.row_sequence[row];
-  const int64_t physical = args.block_tables[sequence * args.max_blocks + position / kBlock];
+  if (sequence < 0) {
+    // Padding: nothing may reach the cache, nobody else writes this row's result.
+    if (block.rank() == 0) args.single[-1 - sequence] = -1;
+    for (int64_t i = block.rank(); i < heads * dim; i += block.size()) store(args.out, row * heads * dim + i, 0.0f);
+    return;
+  }
+  const int64_t physical = args.block_tables[sequence * args.table_stride + position / kBlock];
   const int64_t slot = position % kBlock;
-  if (block.rank() == 0) args.single[sequence] = is_single_row(args, row) ? static_cast<int32_t>(row) : -1;
+  if (block.rank() == 0) {
+    args.single[sequence] = !args.all_chunks && is_single_row(args, row) ? static_cast<int32_t>(row) : -1;
+  }
 
   const int64_t items = heads + 2 * kv_heads;
   for (int64_t item = block.warp(); item < items; item += block.warps()) {

@@ -39,9 +39,9 @@ __global__ void layer_norm_kernel(NormArgs args) {
 
 __global__ void activate_kernel(ActivationArgs args) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < args.elements; i += stride) {
-    const float value = activated(args.act, load(args.gate, i));
-    store(args.out, i, args.up.data == nullptr ? value : value * load(args.up, i));
+  const int64_t elements = args.rows * args.width;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < elements; i += stride) {
+    activate_element(args, i);
   }
 }
 
@@ -66,9 +66,10 @@ cudaError_t layer_norm(const NormArgs& args, cudaStream_t stream) {
 }
 
 cudaError_t activate(const ActivationArgs& args, cudaStream_t stream) {
-  if (args.elements == 0) return cudaSuccess;
+  const int64_t elements = args.rows * args.width;
+  if (elements == 0) return cudaSuccess;
   constexpr int64_t kThreads = 256;
-  const int64_t blocks = (args.elements + kThreads - 1) / kThreads;
+  const int64_t blocks = (elements + kThreads - 1) / kThreads;
   activate_kernel<<<static_cast<unsigned>(blocks < 65536 ? blocks : 65536), kThreads, 0, stream>>>(args);
   return cudaGetLastError();
 }

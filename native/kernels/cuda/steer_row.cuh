@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "kernels/cuda/site_tables.h"
 #include "kernels/cuda/storage.cuh"
 
 namespace chatspace::cuda {
@@ -208,6 +209,28 @@ CHATSPACE_FN void steer_row(Block& block, const SteerArgs& args, const SteerRow&
       if (block.rank() == 0) reading.out[k] = value;
     }
   }
+}
+
+// Block `index` of a site of a recorded step; the tables say whether it has a row. The entry tells afterwards
+// that the step passed the site, whatever there was to do.
+template <class Block>
+CHATSPACE_FN void steer_slot_row(Block& block, const SlotArgs& args, int64_t index, float* h) {
+  SlotEntry& entry = reinterpret_cast<SlotEntry*>(args.tables)[args.slot];
+  if (index == 0 && block.rank() == 0) entry.visited = 1;
+  if (index >= entry.active) return;
+  SteerArgs site{};
+  site.rows = reinterpret_cast<const SteerRow*>(args.tables + entry.rows);
+  site.entries = reinterpret_cast<const SteerEntry*>(args.tables + entry.entries);
+  site.ops = reinterpret_cast<const SteerOp*>(args.tables + entry.ops);
+  site.captures = reinterpret_cast<float* const*>(args.tables + entry.captures);
+  site.readings = reinterpret_cast<const SteerReading*>(args.tables + entry.readings);
+  site.counters = reinterpret_cast<SteerCounter*>(args.tables + entry.counters);
+  site.active = entry.active;
+  site.hidden = args.hidden;
+  site.delta = args.delta;
+  site.residual = args.residual;
+  site.to_residual = args.to_residual;
+  steer_row(block, site, site.rows[index], h);
 }
 
 }  // namespace chatspace::cuda

@@ -32,16 +32,21 @@ at::Tensor CudaBackend::attention(const AttentionCall& call) {
   const OptionalTensor k_norm = dense(call.k_norm);
   const at::Tensor positions = call.positions.contiguous();
   const at::Tensor row_sequence = call.row_sequence.contiguous();
-  const at::Tensor block_tables = call.block_tables.contiguous();
+  // Rows of wider tables are read in place.
+  const at::Tensor block_tables =
+      call.block_tables.stride(1) == 1 ? call.block_tables : call.block_tables.contiguous();
   const int64_t rotary = spec.rope < 0 ? 0 : spec.rotary_dim;
   const at::Tensor cosines = rotary > 0 ? call.cos.contiguous() : at::Tensor();
   const at::Tensor sines = rotary > 0 ? call.sin.contiguous() : at::Tensor();
   const auto floats = qkv.options().dtype(at::kFloat);
   const at::Tensor queries = at::empty({rows, spec.heads, spec.head_dim}, floats);
   const at::Tensor single = at::empty({sequences}, qkv.options().dtype(at::kInt));
-  const AttentionSplits splits = attention_splits(block_tables.size(1));
+  // A single row's parts are merged in another order than a chunk's blocks are absorbed, and which of the two
+  // a prompt's row is depends on how its prompt was cut.
+  const bool all_chunks = reproducible();
+  const int64_t splits = all_chunks ? 1 : attention_splits(block_tables.size(1));
   at::Tensor partial;
-  if (splits.splits > 1) partial = at::empty({sequences, spec.heads, splits.splits, spec.head_dim + 2}, floats);
+  if (splits > 1) partial = at::empty({sequences, spec.heads, splits, spec.head_dim + 2}, floats);
   at::Tensor out = at::empty({rows, spec.heads * spec.head_dim}, qkv.options());
 
   AttentionArgs args{};
@@ -65,20 +70,22 @@ at::Tensor CudaBackend::attention(const AttentionCall& call) {
   args.positions = positions.const_data_ptr<int32_t>();
   args.row_sequence = row_sequence.const_data_ptr<int32_t>();
   args.block_tables = block_tables.const_data_ptr<int32_t>();
+  args.table_stride = block_tables.stride(0);
   args.keys = writes(call.keys);
   args.values = writes(call.values);
   args.queries = queries.mutable_data_ptr<float>();
   args.single = single.mutable_data_ptr<int32_t>();
-  args.splits = splits.splits;
-  args.split_blocks = splits.split_blocks;
+  args.all_chunks = all_chunks;
+  args.splits = splits;
+  args.split_blocks = kSplitBlocks;
   args.partial = partial.defined() ? partial.mutable_data_ptr<float>() : nullptr;
   args.out = writes(out);
 
   const cudaStream_t stream = stream_of(qkv);
   C10_CUDA_CHECK(rotary_and_cache(args, stream));
-  C10_CUDA_CHECK(attend_single_rows(args, stream));
+  if (!all_chunks) C10_CUDA_CHECK(attend_single_rows(args, stream));
   // As many rows as sequences means one row each.
-  if (rows > sequences) C10_CUDA_CHECK(attend_chunks(args, stream));
+  if (all_chunks || rows > sequences) C10_CUDA_CHECK(attend_chunks(args, stream));
   return out;
 }
 

@@ -5,9 +5,12 @@
 #include <ATen/Context.h>
 
 #include "ops/cuda/launches.h"
+#include "ops/cuda/products.h"
 
 namespace chatspace::cuda {
 namespace {
+
+thread_local bool reproducible_thread = false;
 
 using NormLaunch = cudaError_t (*)(const NormArgs&, cudaStream_t);
 
@@ -55,8 +58,13 @@ CudaBackend::CudaBackend() {
   at::globalContext().setAllowFP16ReductionCuBLAS(false);
 }
 
+void CudaBackend::set_reproducible(bool on) { reproducible_thread = on; }
+
+bool reproducible() { return reproducible_thread; }
+
 at::Tensor CudaBackend::embed(const at::Tensor& tokens, const at::Tensor& weight) {
   const c10::cuda::CUDAGuard guard(weight.device());
+  if (is_blocks(weight)) return embed_blocks(tokens, weight);
   TORCH_CHECK(tokens.scalar_type() == at::kLong && weight.dim() == 2,
               "chatspace cuda embed: expected int64 tokens and a [vocabulary, hidden] weight, got ",
               tokens.scalar_type(), " and ", weight.sizes());

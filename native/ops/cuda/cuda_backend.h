@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CUDA backend: one object for all devices of the process. Every call works on the device of its
 // first tensor and on that device's current stream, allocates from torch's stream-ordered cache and
-// returns before the device is done; read_counters() alone waits. Holds no state but the steering
-// counters, which are per calling thread, so models on different threads need no lock.
+// returns before the device is done; read_counters() alone waits. Holds no state but what belongs to the
+// calling thread (the steering counters, reproducible mode), so models on different threads need no lock.
 #pragma once
 
 #include "ops/backend.h"
@@ -32,6 +32,12 @@ class CudaBackend final : public Backend {
   at::Tensor attention(const AttentionCall& call) override;
   void steer(const SteerCall& call, at::Tensor& delta, at::Tensor& residual) override;
   void read_counters() override;
+  std::unique_ptr<SiteTables> site_tables(at::Device device, int64_t slots, int64_t rows, int64_t bytes) override;
+  std::unique_ptr<StepRecorder> step_recorder(at::Device device) override;
+  void set_reproducible(bool on) override;
 };
+
+// Whether the calling thread asked for it.
+bool reproducible();
 
 }  // namespace chatspace::cuda

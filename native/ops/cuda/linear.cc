@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Projections of the CUDA backend, by cuBLAS through ATen. The result has the dtype of the input;
-// where the weight's differs (float32 norms over bfloat16 matrices) the product is made in the
-// weight's dtype, which is the smaller copy.
+// Projections of the CUDA backend. The result has the dtype of the input; where a float weight's differs
+// (float32 norms over bfloat16 matrices) the product is made in the weight's dtype, which is the smaller
+// copy.
 #include "ops/cuda/cuda_backend.h"
 #include "ops/cuda/launches.h"
+#include "ops/cuda/products.h"
 
 namespace chatspace::cuda {
 namespace {
@@ -18,27 +19,28 @@ Activation activation_of(std::string_view name) {
 
 at::Tensor matrix(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
 
-// out [T, N] (columns may be a slice) = x w^T + bias, in the dtype of x and out. A weight of another one
-// (an archive that mixes them) is converted at each call: right, and slow.
-void project(at::Tensor& out, const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& bias) {
-  const at::Tensor transposed = weight.to(x.scalar_type()).t();
-  if (bias.has_value() && bias->defined()) {
-    at::addmm_out(out, bias->to(x.scalar_type()), x, transposed);
-  } else {
-    at::mm_out(out, x, transposed);
-  }
+// x as rows in the dtype a product is made in: a float weight's own, that of x for blocks.
+at::Tensor input_for(const at::Tensor& x, const at::Tensor& weight) {
+  return is_blocks(weight) ? matrix(x).contiguous() : matrix(x).to(weight.scalar_type());
 }
 
-// gate becomes act(gate) * up, or act(gate) where `up` is undefined.
-void activate_in_place(at::Tensor& gate, const at::Tensor& up, std::string_view act) {
+// act(gate) * up, or act(gate) where `up` is undefined; both [T, N] with one row stride.
+at::Tensor activated(const at::Tensor& gate, const at::Tensor& up, std::string_view act) {
+  at::Tensor out = at::empty(gate.sizes(), gate.options());
   ActivationArgs args{};
   args.gate = reads(gate);
   if (up.defined()) args.up = reads(up);
-  args.out = writes(gate);
-  args.elements = gate.numel();
+  args.out = writes(out);
+  args.rows = gate.size(0);
+  args.width = gate.size(1);
+  args.in_stride = gate.stride(0);
+  args.out_stride = out.stride(0);
   args.act = activation_of(act);
   C10_CUDA_CHECK(activate(args, stream_of(gate)));
+  return out;
 }
+
+bool given(const OptionalTensor& tensor) { return tensor.has_value() && tensor->defined(); }
 
 at::Tensor projected(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& bias) {
   at::Tensor out = at::empty({x.size(0), weight.size(0)}, x.options());
@@ -56,13 +58,17 @@ at::Tensor shaped_like(at::Tensor result, const at::Tensor& x) {
 
 at::Tensor CudaBackend::linear(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& bias) {
   const c10::cuda::CUDAGuard guard(x.device());
-  return shaped_like(projected(matrix(x).to(weight.scalar_type()), weight, bias), x);
+  return shaped_like(projected(input_for(x, weight), weight, bias), x);
 }
 
 at::Tensor CudaBackend::linear3(const at::Tensor& x, const at::Tensor& wq, const at::Tensor& wk, const at::Tensor& wv,
                                 const OptionalTensor& bq, const OptionalTensor& bk, const OptionalTensor& bv) {
   const c10::cuda::CUDAGuard guard(x.device());
-  const at::Tensor in = matrix(x).to(wq.scalar_type());
+  const at::Tensor in = input_for(x, wq);
+  if (!given(bq) && !given(bk) && !given(bv)) {
+    const at::Tensor joined = joined_matrix({wq, wk, wv});
+    if (joined.defined()) return shaped_like(projected(in, joined, std::nullopt), x);
+  }
   at::Tensor out = at::empty({in.size(0), wq.size(0) + wk.size(0) + wv.size(0)}, in.options());
   int64_t column = 0;
   const auto part = [&](const at::Tensor& weight, const OptionalTensor& bias) {
@@ -81,17 +87,25 @@ at::Tensor CudaBackend::gated_mlp(const at::Tensor& x, const at::Tensor& gate, c
                                   const OptionalTensor& up_bias, const OptionalTensor& down_bias,
                                   std::string_view act) {
   const c10::cuda::CUDAGuard guard(x.device());
-  const at::Tensor in = matrix(x).to(gate.scalar_type());
-  at::Tensor inner = projected(in, gate, gate_bias);
-  activate_in_place(inner, projected(in, up, up_bias), act);
-  return shaped_like(projected(inner, down, down_bias), x);
+  const at::Tensor in = input_for(x, gate);
+  const int64_t width = gate.size(0);
+  at::Tensor both = at::empty({in.size(0), width + up.size(0)}, in.options());
+  at::Tensor gated = both.narrow(1, 0, width);
+  at::Tensor upped = both.narrow(1, width, up.size(0));
+  const at::Tensor joined = given(gate_bias) || given(up_bias) ? at::Tensor() : joined_matrix({gate, up});
+  if (joined.defined()) {
+    project(both, in, joined, std::nullopt);
+  } else {
+    project(gated, in, gate, gate_bias);
+    project(upped, in, up, up_bias);
+  }
+  return shaped_like(projected(activated(gated, upped, act), down, down_bias), x);
 }
 
 at::Tensor CudaBackend::mlp(const at::Tensor& x, const at::Tensor& up, const OptionalTensor& up_bias,
                             const at::Tensor& down, const OptionalTensor& down_bias, std::string_view act) {
   const c10::cuda::CUDAGuard guard(x.device());
-  at::Tensor inner = projected(matrix(x).to(up.scalar_type()), up, up_bias);
-  activate_in_place(inner, at::Tensor(), act);
+  const at::Tensor inner = activated(projected(input_for(x, up), up, up_bias), at::Tensor(), act);
   return shaped_like(projected(inner, down, down_bias), x);
 }
 
