@@ -2,7 +2,7 @@
 // Decode steps as recorded device work (CUDA graphs): a step in which every sequence has one row is padded to
 // one of a few batch sizes and replayed. Whatever differs from step to step (tokens, positions, cache blocks,
 // the steering tables of every site) lies at fixed addresses and is copied there before the replay, so a
-// recording serves any requests and any programs. See docs/adr/0008-decode-graphs.md.
+// recording serves any requests and any programs. See docs/adr/0006-decode-graphs.md.
 #pragma once
 
 #include <functional>
