@@ -3,7 +3,7 @@
 // again for other programs, and a whole decoder replayed from fixed addresses with padding, against the same
 // work done afresh. The kernels' bodies run on an emulated block; a recording is the step's closure, called
 // again. That CUDA replays the same work is for the GPU tests to show.
-#include <filesystem>
+#include <algorithm>
 #include <random>
 
 #include "decoder/own_decoder.h"
@@ -308,7 +308,7 @@ TEST(cuda_graphs_replayed_with_other_programs_equal_eager_steps) {
   // Waves of requests through the same recordings: batch size, programs and cache blocks change each time.
   for (int wave = 0; wave < 8; ++wave) {
     const auto count = 1 + static_cast<size_t>(random() % 6);
-    std::vector<Running> mine(count);
+    std::vector<Running> mine(count), theirs(count);
     for (size_t i = 0; i < count; ++i) {
       Running& each = mine[i];
       for (auto n = 1 + random() % 40; n > 0; --n) each.tokens.push_back(3 + static_cast<int64_t>(random() % 500));
@@ -318,14 +318,21 @@ TEST(cuda_graphs_replayed_with_other_programs_equal_eager_steps) {
       each.program = Program::compile(program, eager.decoder.sites(), at::kCPU);
       each.counters.resize(program.size());
       each.latches.assign(each.program->readings().size(), NAN);
-      if (random() % 2 == 0) {
+      Running& twin = theirs[i];
+      twin.tokens = each.tokens;
+      twin.prompt = each.prompt;
+      twin.blocks = each.blocks;
+      twin.program = each.program;
+      twin.counters = each.counters;
+      twin.latches = each.latches;
+      if (random() % 2 == 0) continue;
+      for (Running* request : {&each, &twin}) {
         CaptureSpec spec;
         spec.site = "layers.2";
-        each.captures.push_back(Capture::make(spec, eager.decoder.sites().require("layers.2"), info.hidden_size,
-                                              info.vocab_size, at::kCPU));
+        request->captures.push_back(Capture::make(spec, eager.decoder.sites().require("layers.2"), info.hidden_size,
+                                                  info.vocab_size, at::kCPU));
       }
     }
-    std::vector<Running> theirs = mine;
     for (int step = 0; step < 7; ++step) {
       // Some leave before the others.
       std::vector<Running*> a, b;
@@ -355,10 +362,12 @@ TEST(cuda_graphs_replayed_with_other_programs_equal_eager_steps) {
                    1e-3 * (mine[i].counters[o].change_norm + 1e-3));
       }
       for (size_t c = 0; c < mine[i].captures.size(); ++c) {
-        CHECK_THAT(mine[i].captures[c].positions() == theirs[i].captures[c].positions());
-        const std::vector<float> want = mine[i].captures[c].take_data(), got = theirs[i].captures[c].take_data();
-        CHECK_THAT(want.size() == got.size() && !want.empty());
-        CHECK_CLOSE(at::tensor(got), at::tensor(want), 2e-5, "captures");
+        const CaptureRows want = mine[i].captures[c].take(), got = theirs[i].captures[c].take();
+        CHECK_THAT(want.positions == got.positions && want.data.size() == got.data.size() && !want.data.empty());
+        const auto tensor = [](const CaptureRows& rows) {
+          return at::tensor(at::ArrayRef<float>(rows.data.data(), rows.data.size()));
+        };
+        CHECK_CLOSE(tensor(got), tensor(want), 2e-5, "captures");
       }
     }
   }
