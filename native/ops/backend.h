@@ -49,7 +49,7 @@ struct RopeSpec {
 constexpr at::ScalarType kQ8_0Tag = at::kChar;
 constexpr at::ScalarType kQ4_0Tag = at::kByte;
 constexpr at::ScalarType kQ4_1Tag = at::kShort;
-// CPU only: the same in planes of each row (kernels/element.h), which are not those of CUDA. uint16 = Q8_0 (17 units), bool = Q4_0 (18), uint32 = Q4_1 (5). The
+// CPU only, in planes by row (kernels/element.h): uint16 = Q8_0 (17 units), bool = Q4_0 (18), uint32 = Q4_1 (5). The
 // weight alone says that its product takes the activations in int16, so models of both kinds run side by side.
 constexpr at::ScalarType kQ8_0PlanesTag = at::kUInt16;
 constexpr at::ScalarType kQ4_0PlanesTag = at::kBool;

@@ -3,6 +3,7 @@
 // same blocks: ragged shapes, every activation dtype, every row count a launch distinguishes.
 #include <random>
 
+#include "decoder/own_decoder.h"
 #include "kernels/cuda/quant_row.cuh"
 #include "kernels/dequant.h"
 #include "kernels/quant_planes.h"
@@ -192,6 +193,16 @@ TEST(cuda_blocks_are_unpacked_and_embedded_to_the_bits_of_the_reference) {
     }
     CHECK_THAT(at::isnan(out.narrow(0, 3, 2)).all().item<bool>());
   }
+}
+
+TEST(cuda_integer_products_are_refused_not_ignored) {
+  c10::InferenceMode inference;
+  LoadOptions options;
+  options.path = std::string(CHATSPACE_SOURCE) + "/models/stories260k.pt";
+  options.device = "cuda:0";
+  options.quantize = "int8";
+  options.activations = "int16";
+  CHECK_THROWS(OwnDecoder(open_archive(options.path), options), "activations int16: expected device cpu, got cuda:0");
 }
 
 }  // namespace chatspace::testing

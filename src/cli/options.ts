@@ -63,7 +63,7 @@ export function addModelOptions(command: Command): Command {
       ]),
     )
     .addOption(
-      new Option("--quantize <how>", "matrices on the CPU: as stored (auto), none, int8, int4").choices([
+      new Option("--quantize <how>", "matrices: as stored (auto on the CPU), none, int8, int4").choices([
         "auto",
         "none",
         "stored",

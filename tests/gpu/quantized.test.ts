@@ -14,7 +14,12 @@ for (const quantize of ["int8", "int4"] as const) {
     let cpu: SteerModel;
     let gpu: SteerModel;
     beforeAll(async () => {
-      cpu = await SteerModel.load("stories260k", { device: "cpu", dtype: "float32", quantize, activations: "float32" });
+      cpu = await SteerModel.load("stories260k", {
+        device: "cpu",
+        dtype: "float32",
+        quantize,
+        activations: "float32",
+      });
       gpu = await SteerModel.load("stories260k", { device: GPU, dtype: "float32", quantize });
     });
     afterAll(async () => {
