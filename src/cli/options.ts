@@ -16,6 +16,8 @@ export interface ModelFlags {
   dtype?: LoadOptions["dtype"];
   quantize?: LoadOptions["quantize"];
   activations?: LoadOptions["activations"];
+  cudaGraphs?: true;
+  reproducible?: true;
   threads?: number;
   layers?: string;
   tokenizer?: string;
@@ -77,6 +79,8 @@ export function addModelOptions(command: Command): Command {
         "products with quantised matrices: float32 is exact, int16 fast",
       ).choices(["auto", "float32", "int16"]),
     )
+    .option("--cuda-graphs", "replay decode steps on CUDA from recorded graphs")
+    .option("--reproducible", "on CUDA: the same bits alone and in any batch (the CPU is always so)")
     .option("--threads <n>", "threads (default: the cores this process may use)", positiveInteger)
     .option("--layers <path>", "module path of the layer list of a stranger's archive")
     .option("--tokenizer <folder>", "tokenizer.json and its kin, when the archive has none");
@@ -136,6 +140,8 @@ export async function loadModel(flags: ModelFlags, signal: AbortSignal): Promise
         dtype: flags.dtype,
         quantize: flags.quantize,
         activations: flags.activations,
+        cudaGraphs: flags.cudaGraphs && "on",
+        reproducible: flags.reproducible,
         threads: flags.threads,
         layers: flags.layers,
         tokenizer: flags.tokenizer,

@@ -43,6 +43,7 @@ describe("mistakes end with 2 and say what was meant", () => {
     [["generate", "x", "--max-tokens", "-1"], /Expected an integer from 0/],
     [["generate", "x", "--op", "sub"], /Allowed choices are add, cap, ablate, replace/],
     [["generate", "x", "--dtype", "float64"], /Allowed choices/],
+    [["generate", "x", "--cuda-graphs", "on"], /too many arguments/],
     [["capture", "-o", "x.safetensors"], /required option '-a, --at <site>'/],
     [["capture", "-o", "x.txt", "--at", "1"], /\.safetensors, \.arrow, \.npy/],
     [["convert", "a"], /missing required argument 'output'/],
