@@ -28,7 +28,7 @@ namespace chatspace {
 
 // Raised with every change of this header or of kernels/steer_types.h. The addon refuses a device
 // library whose `chatspace_cuda_abi()` differs: the two are opened together but built apart.
-constexpr int kBackendAbi = 3;
+constexpr int kBackendAbi = 4;
 
 using OptionalTensor = std::optional<at::Tensor>;
 
@@ -157,6 +157,16 @@ class Backend {
   // the change goes to the residual instead, so that nothing is rounded away. Rows with neither
   // operations nor captures are not touched. Tables are host memory; a device backend uploads them.
   virtual void steer(const SteerCall& call, at::Tensor& delta, at::Tensor& residual) = 0;
+  // steer(), then add_rms_norm() of what it left, for a site whose result goes nowhere else first: one pass over
+  // the rows where the device has a kernel for it. paired: the site's hidden state is delta + residual, else
+  // delta alone. delta and residual are left as steer() leaves them. Equal to the two calls, bit for bit.
+  virtual std::tuple<at::Tensor, at::Tensor> steer_add_rms_norm(const SteerCall& call, bool paired, at::Tensor& delta,
+                                                                at::Tensor& residual, const at::Tensor& weight,
+                                                                double eps) {
+    at::Tensor none;
+    steer(call, delta, paired ? residual : none);
+    return add_rms_norm(delta, residual, weight, eps);
+  }
   // Brings SteerCall::counters up to date. A device counts where it computes: what the steer() calls of
   // this thread counted since the last read_counters() of this thread is added to their host counters
   // here, which must live until then. Waits for the device once, so call it once a step, beside the
