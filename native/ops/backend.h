@@ -28,7 +28,7 @@ namespace chatspace {
 
 // Raised with every change of this header or of kernels/steer_types.h. The addon refuses a device
 // library whose `chatspace_cuda_abi()` differs: the two are opened together but built apart.
-constexpr int kBackendAbi = 4;
+constexpr int kBackendAbi = 5;
 
 using OptionalTensor = std::optional<at::Tensor>;
 
@@ -99,6 +99,10 @@ class SiteTables {
   virtual bool fill(const std::vector<SiteWork>& work) = 0;
   // Does, or while a step is recorded records, what fill() will have put at `slot`: see Backend::steer.
   virtual void steer(int64_t slot, at::Tensor& delta, at::Tensor& residual) = 0;
+  // The same for Backend::steer_add_rms_norm: every row of the step is normed, whatever there is to steer.
+  virtual std::tuple<at::Tensor, at::Tensor> steer_add_rms_norm(int64_t slot, bool paired, at::Tensor& delta,
+                                                                at::Tensor& residual, const at::Tensor& weight,
+                                                                double eps) = 0;
   // Waits for the step, adds what it counted to the counters that fill() was given, which must live until
   // then, and returns the slots whose work was done, ascending: the proof that the step passed them.
   virtual std::vector<int64_t> read() = 0;

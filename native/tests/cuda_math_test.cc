@@ -5,12 +5,9 @@
 #include <random>
 
 #include "kernels/cuda/activation.cuh"
-#include "kernels/cuda/norm_row.cuh"
-#include "kernels/cuda/steer_row.cuh"
 #include "ops/backend.h"
 #include "tests/check.h"
-#include "tests/cuda_random_steer.h"
-#include "tests/emulated_block.h"
+#include "tests/emulated_steer.h"
 
 namespace chatspace::testing {
 namespace {
@@ -127,32 +124,6 @@ TEST(cuda_norm_bodies_match_the_cpu_operators) {
     report_worst(std::string("norms ") + c10::toString(type));
   }
 }
-
-namespace {
-
-// Runs the body as the launch does: one block a row of the table.
-void emulate_steer(const SteerCall& call, const at::Tensor& delta, const at::Tensor& residual, int threads,
-                   uint32_t seed) {
-  cuda::SteerArgs args{};
-  args.rows = call.active_rows;
-  args.entries = call.entries;
-  args.ops = call.ops;
-  args.captures = call.captures;
-  args.readings = call.readings;
-  args.counters = call.counters;
-  args.active = call.active;
-  args.hidden = call.hidden;
-  args.delta = writes(delta);
-  if (residual.defined()) args.residual = writes(residual);
-  args.to_residual = residual.defined() && delta.scalar_type() != at::kFloat && residual.scalar_type() == at::kFloat;
-  std::vector<float> h(static_cast<size_t>(cuda::steer_floats(call.hidden)));
-  EmulatedBlock block(threads, seed);
-  for (int64_t i = 0; i < call.active; ++i) {
-    block.run([&](EmulatedBlock::Lane& lane) { cuda::steer_row(lane, args, args.rows[i], h.data()); });
-  }
-}
-
-}  // namespace
 
 TEST(cuda_steering_body_matches_the_cpu_operator) {
   at::manual_seed(4);

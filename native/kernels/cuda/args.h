@@ -155,6 +155,12 @@ struct SteerArgs {
   bool to_residual;    // write the change to the residual instead of delta
   float* scratch;      // [active, steer_floats(hidden)] when a row does not fit shared memory, else nullptr
 };
+// Steering of the rows that act, then the norm of every row, which reads what steering left: steer.delta and
+// steer.residual are norm.delta and norm.residual, or steer.residual is absent where the site has delta alone.
+struct SteerNormArgs {
+  SteerArgs steer;
+  NormArgs norm;  // rows: of the step
+};
 // Working memory of a row: h, then what a subspace adds along each direction. (Host code; a kernel spells it out.)
 constexpr int64_t steer_floats(int64_t hidden) { return hidden + kSteerMaxRank; }
 // Floats a row's working memory may have before `scratch` is needed.

@@ -4,17 +4,10 @@
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm_row.cuh"
+#include "kernels/cuda/row_threads.h"
 
 namespace chatspace::cuda {
 namespace {
-
-constexpr int64_t kMaxThreads = 1024;
-
-// Four elements a thread while that fills whole warps; a multiple of 32.
-unsigned threads_for(int64_t hidden) {
-  const int64_t wanted = (hidden / 4 + 31) / 32 * 32;
-  return static_cast<unsigned>(wanted < 32 ? 32 : wanted > kMaxThreads ? kMaxThreads : wanted);
-}
 
 __global__ void embed_kernel(EmbedArgs args) {
   const int64_t row = blockIdx.x;
@@ -49,19 +42,19 @@ __global__ void activate_kernel(ActivationArgs args) {
 
 cudaError_t embed(const EmbedArgs& args, cudaStream_t stream) {
   if (args.rows == 0) return cudaSuccess;
-  embed_kernel<<<static_cast<unsigned>(args.rows), threads_for(args.hidden), 0, stream>>>(args);
+  embed_kernel<<<static_cast<unsigned>(args.rows), row_threads(args.hidden), 0, stream>>>(args);
   return cudaGetLastError();
 }
 
 cudaError_t rms_norm(const NormArgs& args, cudaStream_t stream) {
   if (args.rows == 0) return cudaSuccess;
-  rms_norm_kernel<<<static_cast<unsigned>(args.rows), threads_for(args.hidden), 0, stream>>>(args);
+  rms_norm_kernel<<<static_cast<unsigned>(args.rows), row_threads(args.hidden), 0, stream>>>(args);
   return cudaGetLastError();
 }
 
 cudaError_t layer_norm(const NormArgs& args, cudaStream_t stream) {
   if (args.rows == 0) return cudaSuccess;
-  layer_norm_kernel<<<static_cast<unsigned>(args.rows), threads_for(args.hidden), 0, stream>>>(args);
+  layer_norm_kernel<<<static_cast<unsigned>(args.rows), row_threads(args.hidden), 0, stream>>>(args);
   return cudaGetLastError();
 }
 

@@ -40,6 +40,12 @@ struct SlotArgs {
   float* scratch;  // [rows, steer_floats(hidden)] when a row does not fit shared memory, else nullptr
 };
 
+// SteerNormArgs of a recorded step.
+struct SlotNormArgs {
+  SlotArgs slot;
+  NormArgs norm;
+};
+
 class SiteTableBlock {
  public:
   SiteTableBlock(int64_t slots, int64_t capacity) : slots_(slots), capacity_(capacity) {}

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Launches of the steering kernel: one block a row that has something to do or, in a recorded step, a row
-// that might have.
+// that might have. With the norm that follows, one block a row of the step.
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/steer_row.cuh"
+#include "kernels/cuda/row_threads.h"
+#include "kernels/cuda/steer_norm_row.cuh"
 
 namespace chatspace::cuda {
 namespace {
@@ -26,9 +27,27 @@ __global__ void steer_slot_kernel(SlotArgs args) {
                  args.scratch == nullptr ? row : args.scratch + index * (args.hidden + kSteerMaxRank));
 }
 
-unsigned threads_for(int64_t hidden) {
-  const int64_t wanted = (hidden / 4 + 31) / 32 * 32;
-  return static_cast<unsigned>(wanted < 32 ? 32 : wanted > 512 ? 512 : wanted);
+__global__ void steer_norm_kernel(SteerNormArgs args) {
+  extern __shared__ float row[];
+  __shared__ float reduce[32];
+  CudaBlock block(reduce);
+  const int64_t index = blockIdx.x;
+  float* h = row;
+  if (args.steer.scratch != nullptr) {
+    const int64_t work = find_work(args.steer.rows, args.steer.active, args.norm.rows, index);
+    h = args.steer.scratch + (work < 0 ? 0 : work) * (args.steer.hidden + kSteerMaxRank);
+  }
+  steer_norm_row(block, args, index, h);
+}
+
+__global__ void steer_norm_slot_kernel(SlotNormArgs args) {
+  extern __shared__ float row[];
+  __shared__ float reduce[32];
+  CudaBlock block(reduce);
+  const int64_t index = blockIdx.x;
+  steer_norm_slot_row(block, args, index,
+                      args.slot.scratch == nullptr ? row
+                                                   : args.slot.scratch + index * (args.slot.hidden + kSteerMaxRank));
 }
 
 // 40 KiB at most: below the 48 KiB that every device grants without being asked.
@@ -40,15 +59,29 @@ size_t shared_bytes(const float* scratch, int64_t hidden) {
 
 cudaError_t steer(const SteerArgs& args, cudaStream_t stream) {
   if (args.active == 0) return cudaSuccess;
-  steer_kernel<<<static_cast<unsigned>(args.active), threads_for(args.hidden), shared_bytes(args.scratch, args.hidden),
+  steer_kernel<<<static_cast<unsigned>(args.active), row_threads(args.hidden), shared_bytes(args.scratch, args.hidden),
                  stream>>>(args);
   return cudaGetLastError();
 }
 
 cudaError_t steer_slot(const SlotArgs& args, cudaStream_t stream) {
   if (args.rows == 0) return cudaSuccess;
-  steer_slot_kernel<<<static_cast<unsigned>(args.rows), threads_for(args.hidden),
+  steer_slot_kernel<<<static_cast<unsigned>(args.rows), row_threads(args.hidden),
                       shared_bytes(args.scratch, args.hidden), stream>>>(args);
+  return cudaGetLastError();
+}
+
+cudaError_t steer_norm(const SteerNormArgs& args, cudaStream_t stream) {
+  if (args.norm.rows == 0) return cudaSuccess;
+  steer_norm_kernel<<<static_cast<unsigned>(args.norm.rows), row_threads(args.norm.hidden),
+                      shared_bytes(args.steer.scratch, args.norm.hidden), stream>>>(args);
+  return cudaGetLastError();
+}
+
+cudaError_t steer_norm_slot(const SlotNormArgs& args, cudaStream_t stream) {
+  if (args.norm.rows == 0) return cudaSuccess;
+  steer_norm_slot_kernel<<<static_cast<unsigned>(args.norm.rows), row_threads(args.norm.hidden),
+                           shared_bytes(args.slot.scratch, args.norm.hidden), stream>>>(args);
   return cudaGetLastError();
 }
 

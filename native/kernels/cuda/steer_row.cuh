@@ -211,13 +211,8 @@ CHATSPACE_FN void steer_row(Block& block, const SteerArgs& args, const SteerRow&
   }
 }
 
-// Block `index` of a site of a recorded step; the tables say whether it has a row. The entry tells afterwards
-// that the step passed the site, whatever there was to do.
-template <class Block>
-CHATSPACE_FN void steer_slot_row(Block& block, const SlotArgs& args, int64_t index, float* h) {
-  SlotEntry& entry = reinterpret_cast<SlotEntry*>(args.tables)[args.slot];
-  if (index == 0 && block.rank() == 0) entry.visited = 1;
-  if (index >= entry.active) return;
+// What a site of a recorded step has to do, as the tables say it now.
+CHATSPACE_FN SteerArgs slot_work(const SlotArgs& args, const SlotEntry& entry) {
   SteerArgs site{};
   site.rows = reinterpret_cast<const SteerRow*>(args.tables + entry.rows);
   site.entries = reinterpret_cast<const SteerEntry*>(args.tables + entry.entries);
@@ -230,6 +225,17 @@ CHATSPACE_FN void steer_slot_row(Block& block, const SlotArgs& args, int64_t ind
   site.delta = args.delta;
   site.residual = args.residual;
   site.to_residual = args.to_residual;
+  return site;
+}
+
+// Block `index` of a site of a recorded step; the tables say whether it has a row. The entry tells afterwards
+// that the step passed the site, whatever there was to do.
+template <class Block>
+CHATSPACE_FN void steer_slot_row(Block& block, const SlotArgs& args, int64_t index, float* h) {
+  SlotEntry& entry = reinterpret_cast<SlotEntry*>(args.tables)[args.slot];
+  if (index == 0 && block.rank() == 0) entry.visited = 1;
+  if (index >= entry.active) return;
+  const SteerArgs site = slot_work(args, entry);
   steer_row(block, site, site.rows[index], h);
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How numbers lie in memory and become float32. All arithmetic of the kernels is float32; these are
 // the only places where a 16-bit value is widened or rounded (to nearest even). Compiles with a host
-// compiler too, where native/tests/test_cuda_math.cc runs the kernels' bodies.
+// compiler too, where native/tests/cuda_math_test.cc runs the kernels' bodies.
 #pragma once
 
 #include <cstdint>

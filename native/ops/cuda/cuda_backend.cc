@@ -4,7 +4,7 @@
 
 #include <ATen/Context.h>
 
-#include "ops/cuda/launches.h"
+#include "ops/cuda/norm_call.h"
 #include "ops/cuda/products.h"
 
 namespace chatspace::cuda {
@@ -14,39 +14,13 @@ thread_local bool reproducible_thread = false;
 
 using NormLaunch = cudaError_t (*)(const NormArgs&, cudaStream_t);
 
-// want_sum: the sum of delta and residual is kept (add_*) or not (plain norms).
 std::tuple<at::Tensor, at::Tensor> norm(NormLaunch launch, const at::Tensor& delta, const at::Tensor& residual,
                                         const at::Tensor& weight, const OptionalTensor& bias, double eps,
                                         bool want_sum) {
   const c10::cuda::CUDAGuard guard(delta.device());
-  const int64_t hidden = weight.numel();
-  TORCH_CHECK(delta.dim() > 0 && delta.size(-1) == hidden, "chatspace cuda norm: expected rows of ", hidden,
-              ", got a tensor of shape ", delta.sizes());
-  const at::Tensor dense_delta = delta.contiguous();
-  const at::Tensor dense_weight = weight.contiguous();
-  const OptionalTensor dense_bias = dense(bias);
-  at::Tensor dense_residual;
-  if (residual.defined()) {
-    TORCH_CHECK(residual.numel() == delta.numel(), "chatspace cuda norm: expected a residual of shape ", delta.sizes(),
-                ", got ", residual.sizes());
-    dense_residual = residual.to(at::kFloat).contiguous();
-  }
-  at::Tensor sum;
-  if (want_sum) sum = at::empty(delta.sizes(), delta.options().dtype(at::kFloat));
-  at::Tensor normed = at::empty(delta.sizes(), delta.options().dtype(weight.scalar_type()));
-
-  NormArgs args{};
-  args.delta = reads(dense_delta);
-  args.residual = dense_residual.defined() ? dense_residual.const_data_ptr<float>() : nullptr;
-  args.sum = want_sum ? sum.mutable_data_ptr<float>() : nullptr;
-  args.weight = reads(dense_weight);
-  args.bias = reads(dense_bias);
-  args.normed = writes(normed);
-  args.rows = rows_of(delta, hidden);
-  args.hidden = hidden;
-  args.eps = static_cast<float>(eps);
-  C10_CUDA_CHECK(launch(args, stream_of(delta)));
-  return {sum, normed};
+  const NormCall call = NormCall::prepare(delta, residual, weight, bias, eps, want_sum);
+  C10_CUDA_CHECK(launch(call.args, stream_of(delta)));
+  return {call.sum, call.normed};
 }
 
 }  // namespace
@@ -59,6 +33,33 @@ CudaBackend::CudaBackend() {
 }
 
 void CudaBackend::set_reproducible(bool on) { reproducible_thread = on; }
+
+NormCall NormCall::prepare(const at::Tensor& delta, const at::Tensor& residual, const at::Tensor& weight,
+                           const OptionalTensor& bias, double eps, bool want_sum) {
+  const int64_t hidden = weight.numel();
+  TORCH_CHECK(delta.dim() > 0 && delta.size(-1) == hidden, "chatspace cuda norm: expected rows of ", hidden,
+              ", got a tensor of shape ", delta.sizes());
+  TORCH_CHECK(!residual.defined() || residual.numel() == delta.numel(),
+              "chatspace cuda norm: expected a residual of shape ", delta.sizes(), ", got ",
+              residual.defined() ? residual.sizes() : at::IntArrayRef());
+  NormCall call;
+  call.delta = delta.contiguous();
+  if (residual.defined()) call.residual = residual.to(at::kFloat).contiguous();
+  call.weight = weight.contiguous();
+  call.bias = dense(bias);
+  if (want_sum) call.sum = at::empty(delta.sizes(), delta.options().dtype(at::kFloat));
+  call.normed = at::empty(delta.sizes(), delta.options().dtype(weight.scalar_type()));
+  call.args.delta = reads(call.delta);
+  call.args.residual = residual.defined() ? call.residual.const_data_ptr<float>() : nullptr;
+  call.args.sum = want_sum ? call.sum.mutable_data_ptr<float>() : nullptr;
+  call.args.weight = reads(call.weight);
+  call.args.bias = reads(call.bias);
+  call.args.normed = writes(call.normed);
+  call.args.rows = rows_of(delta, hidden);
+  call.args.hidden = hidden;
+  call.args.eps = static_cast<float>(eps);
+  return call;
+}
 
 bool reproducible() { return reproducible_thread; }
 

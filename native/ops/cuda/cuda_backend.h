@@ -31,6 +31,9 @@ class CudaBackend final : public Backend {
                  const OptionalTensor& down_bias, std::string_view act) override;
   at::Tensor attention(const AttentionCall& call) override;
   void steer(const SteerCall& call, at::Tensor& delta, at::Tensor& residual) override;
+  std::tuple<at::Tensor, at::Tensor> steer_add_rms_norm(const SteerCall& call, bool paired, at::Tensor& delta,
+                                                        at::Tensor& residual, const at::Tensor& weight,
+                                                        double eps) override;
   void read_counters() override;
   std::unique_ptr<SiteTables> site_tables(at::Device device, int64_t slots, int64_t rows, int64_t bytes) override;
   std::unique_ptr<StepRecorder> step_recorder(at::Device device) override;

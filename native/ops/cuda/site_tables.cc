@@ -5,7 +5,7 @@
 
 #include "kernels/cuda/site_tables.h"
 #include "ops/cuda/cuda_backend.h"
-#include "ops/cuda/launches.h"
+#include "ops/cuda/norm_call.h"
 
 namespace chatspace::cuda {
 namespace {
@@ -35,6 +35,33 @@ class CudaSiteTables final : public SiteTables {
 
   void steer(int64_t slot, at::Tensor& delta, at::Tensor& residual) override {
     const c10::cuda::CUDAGuard guard(delta.device());
+    at::Tensor scratch;
+    C10_CUDA_CHECK(cuda::steer_slot(slot_args(slot, delta, residual, scratch), stream_of(delta)));
+  }
+
+  std::tuple<at::Tensor, at::Tensor> steer_add_rms_norm(int64_t slot, bool paired, at::Tensor& delta,
+                                                        at::Tensor& residual, const at::Tensor& weight,
+                                                        double eps) override {
+    const c10::cuda::CUDAGuard guard(delta.device());
+    TORCH_CHECK(residual.defined() && residual.scalar_type() == at::kFloat && residual.is_contiguous() &&
+                    residual.sizes() == delta.sizes(),
+                "chatspace cuda: a recorded norm needs a dense float32 residual of shape ", delta.sizes());
+    at::Tensor scratch;
+    const SlotArgs site = slot_args(slot, delta, paired ? residual : at::Tensor(), scratch);
+    const NormCall norm = NormCall::prepare(delta, residual, weight, std::nullopt, eps, /*want_sum=*/true);
+    C10_CUDA_CHECK(cuda::steer_norm_slot({site, norm.args}, stream_of(delta)));
+    return {norm.sum, norm.normed};
+  }
+
+  std::vector<int64_t> read() override {
+    const c10::cuda::CUDAGuard guard(device_);
+    const at::Tensor head = block_.narrow(0, 0, layout_.read_back()).cpu();  // waits for this stream
+    return layout_.take(static_cast<const uint8_t*>(head.const_data_ptr()));
+  }
+
+ private:
+  // scratch: takes the rows' working memory where they need some; lives until the launch is queued.
+  SlotArgs slot_args(int64_t slot, const at::Tensor& delta, const at::Tensor& residual, at::Tensor& scratch) {
     const int64_t hidden = delta.size(-1);
     // A copy would be steered and thrown away at every replay.
     TORCH_CHECK(delta.is_contiguous() && (!residual.defined() || residual.is_contiguous()),
@@ -50,21 +77,13 @@ class CudaSiteTables final : public SiteTables {
     if (residual.defined()) args.residual = writes(residual);
     args.to_residual =
         residual.defined() && delta.scalar_type() != at::kFloat && residual.scalar_type() == at::kFloat;
-    at::Tensor scratch;
     if (steer_floats(hidden) > kSteerSharedFloats) {
       scratch = at::empty({args.rows, steer_floats(hidden)}, delta.options().dtype(at::kFloat));
       args.scratch = scratch.mutable_data_ptr<float>();
     }
-    C10_CUDA_CHECK(cuda::steer_slot(args, stream_of(delta)));
+    return args;
   }
 
-  std::vector<int64_t> read() override {
-    const c10::cuda::CUDAGuard guard(device_);
-    const at::Tensor head = block_.narrow(0, 0, layout_.read_back()).cpu();  // waits for this stream
-    return layout_.take(static_cast<const uint8_t*>(head.const_data_ptr()));
-  }
-
- private:
   at::Device device_;
   int64_t rows_;
   int64_t slots_;

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "ops/cuda/cuda_backend.h"
-#include "ops/cuda/launches.h"
+#include "ops/cuda/norm_call.h"
 #include "ops/cuda/steer_counters.h"
 
 namespace chatspace::cuda {
@@ -34,16 +34,21 @@ class TableBlock {
   std::vector<uint8_t> bytes_;
 };
 
-}  // namespace
+// A site's work prepared for its launch. Holds the tensors that `args` points into: lives until it is queued.
+struct SteerLaunch {
+  at::Tensor tables;
+  at::Tensor delta;     // dense, maybe a copy
+  at::Tensor residual;
+  at::Tensor scratch;
+  SteerArgs args{};
+};
 
-void CudaBackend::steer(const SteerCall& call, at::Tensor& delta, at::Tensor& residual) {
-  if (call.active == 0) return;
+SteerLaunch prepare(const SteerCall& call, const at::Tensor& delta, const at::Tensor& residual) {
   TORCH_CHECK(delta.numel() == call.rows * call.hidden, "chatspace cuda steer: expected ", call.rows, " rows of ",
               call.hidden, ", got a tensor of shape ", delta.sizes());
   TORCH_CHECK(!residual.defined() || residual.numel() == delta.numel(),
               "chatspace cuda steer: expected delta and residual of one shape, got ", delta.sizes(), " and ",
               residual.defined() ? residual.sizes() : at::IntArrayRef());
-  const c10::cuda::CUDAGuard guard(delta.device());
 
   // Each operation gets a counter slot of its own on the device.
   std::vector<SteerOp> ops(call.ops, call.ops + call.op_count);
@@ -59,17 +64,16 @@ void CudaBackend::steer(const SteerCall& call, at::Tensor& delta, at::Tensor& re
   const size_t ops_at = block.add(ops.data(), ops.size());
   const size_t captures_at = block.add(call.captures, static_cast<size_t>(call.capture_count));
   const size_t readings_at = block.add(call.readings, static_cast<size_t>(call.reading_count));
-  const at::Tensor tables = block.upload(delta.device());
-  const auto* base = static_cast<const uint8_t*>(tables.const_data_ptr());
 
-  at::Tensor dense_delta = delta.contiguous();
-  at::Tensor dense_residual = residual.defined() ? residual.contiguous() : at::Tensor();
-  at::Tensor scratch;
+  SteerLaunch launch;
+  launch.tables = block.upload(delta.device());
+  launch.delta = delta.contiguous();
+  if (residual.defined()) launch.residual = residual.contiguous();
   if (steer_floats(call.hidden) > kSteerSharedFloats) {
-    scratch = at::empty({call.active, steer_floats(call.hidden)}, delta.options().dtype(at::kFloat));
+    launch.scratch = at::empty({call.active, steer_floats(call.hidden)}, delta.options().dtype(at::kFloat));
   }
-
-  SteerArgs args{};
+  const auto* base = static_cast<const uint8_t*>(launch.tables.const_data_ptr());
+  SteerArgs& args = launch.args;
   args.rows = reinterpret_cast<const SteerRow*>(base + rows_at);
   args.entries = reinterpret_cast<const SteerEntry*>(base + entries_at);
   args.ops = reinterpret_cast<const SteerOp*>(base + ops_at);
@@ -78,16 +82,38 @@ void CudaBackend::steer(const SteerCall& call, at::Tensor& delta, at::Tensor& re
   args.counters = thread_counters(delta.device()).take(hosts);
   args.active = call.active;
   args.hidden = call.hidden;
-  args.delta = writes(dense_delta);
-  if (dense_residual.defined()) args.residual = writes(dense_residual);
-  args.to_residual =
-      dense_residual.defined() && delta.scalar_type() != at::kFloat && residual.scalar_type() == at::kFloat;
-  args.scratch = scratch.defined() ? scratch.mutable_data_ptr<float>() : nullptr;
-  C10_CUDA_CHECK(cuda::steer(args, stream_of(delta)));
+  args.delta = writes(launch.delta);
+  if (residual.defined()) args.residual = writes(launch.residual);
+  args.to_residual = residual.defined() && delta.scalar_type() != at::kFloat && residual.scalar_type() == at::kFloat;
+  args.scratch = launch.scratch.defined() ? launch.scratch.mutable_data_ptr<float>() : nullptr;
+  return launch;
+}
 
+}  // namespace
+
+void CudaBackend::steer(const SteerCall& call, at::Tensor& delta, at::Tensor& residual) {
+  if (call.active == 0) return;
+  const c10::cuda::CUDAGuard guard(delta.device());
+  const SteerLaunch launch = prepare(call, delta, residual);
+  C10_CUDA_CHECK(cuda::steer(launch.args, stream_of(delta)));
   // A stranger's module may return a view that is not dense; what was steered is then a copy of it.
-  if (!dense_delta.is_same(delta) && !args.to_residual) delta.copy_(dense_delta);
-  if (args.to_residual && !dense_residual.is_same(residual)) residual.copy_(dense_residual);
+  if (!launch.delta.is_same(delta) && !launch.args.to_residual) delta.copy_(launch.delta);
+  if (launch.args.to_residual && !launch.residual.is_same(residual)) residual.copy_(launch.residual);
+}
+
+std::tuple<at::Tensor, at::Tensor> CudaBackend::steer_add_rms_norm(const SteerCall& call, bool paired,
+                                                                   at::Tensor& delta, at::Tensor& residual,
+                                                                   const at::Tensor& weight, double eps) {
+  if (call.active == 0) return add_rms_norm(delta, residual, weight, eps);
+  // The one kernel reads where it has just written: a copy on either side would part the two.
+  const bool in_place = delta.is_contiguous() && residual.defined() && residual.is_contiguous() &&
+                        residual.scalar_type() == at::kFloat && weight.numel() == call.hidden;
+  if (!in_place) return Backend::steer_add_rms_norm(call, paired, delta, residual, weight, eps);
+  const c10::cuda::CUDAGuard guard(delta.device());
+  const SteerLaunch steering = prepare(call, delta, paired ? residual : at::Tensor());
+  const NormCall norm = NormCall::prepare(delta, residual, weight, std::nullopt, eps, /*want_sum=*/true);
+  C10_CUDA_CHECK(cuda::steer_norm({steering.args, norm.args}, stream_of(delta)));
+  return {norm.sum, norm.normed};
 }
 
 void CudaBackend::read_counters() { read_thread_counters(); }
