@@ -1,23 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-// The price of reading everything: all layers, every token, kept to the end, streamed, and to a file,
-// against the same run without a capture, beside Transformers with output_hidden_states=True against its
-// own plain run. Cases lie between runs of their baseline (lib/paired.mjs). A decode run includes its
-// prompt of 16 tokens, which is captured too. Beside the time on the clock stands that of the processor, of
-// all threads, which neighbours on a shared machine disturb less.
+// The price of reading everything: all layers of every token, kept to the end, streamed, pooled, and to a file,
+// beside Transformers with output_hidden_states=True.
 //
-//   npm run bench:capture [-- --work prefill,1,8,32 --model NAME --dtype float32 --length 512 --steps 32
-//                             --how memory,stream --rounds 5 --seconds 45 --folder DIR --no-peer --save]
-// --work: the prompt pass, or decode of so many requests. The peer needs CHATSPACE_BENCH_PYTHON (or python3).
-import { rmSync, statSync } from "node:fs";
+//   npm run bench:capture [-- --work prefill,1,8,32 --how memory,stream,mean,"file safetensors" --seconds 120
+//                             --model NAME --dtype float32 --folder DIR --no-peer --save --add]
+// --work: the prompt pass in steps of --chunk (128) tokens, or decode of so many requests. --seconds is for each of them,
+// a quarter of it for the peer, which needs CHATSPACE_BENCH_PYTHON (or python3) with torch and transformers.
+// --save keeps the tables in bench/results, --add adds to those kept there.
+//
+// Method. Of the steps of one run every other one is captured, by the capture's positions, and compared with those
+// beside it (lib/alternate.mjs; lib/capture-runs.mjs says what of it is blocks of steps and why). What is left for
+// the end of the run, handing rows over or writing them, is told apart, per MB, less what the end of a plain run
+// takes; "with the end" adds it to the step's processor time. The peer's steps alternate in the same way.
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { parseArgs } from "node:util";
 import { SteerModel } from "../dist/index.js";
 import { loadAddon } from "../dist/native/loader.js";
-import { abba, costText, summary } from "./lib/paired.mjs";
+import { cpuRatios, letters, STRETCH, samplesOf, wallRatios } from "./lib/alternate.mjs";
+import { BatchRunner } from "./lib/batch-run.mjs";
+import { CaptureRuns } from "./lib/capture-runs.mjs";
+import { costText, summary } from "./lib/paired.mjs";
 import { benchPython, Peer } from "./lib/peer.mjs";
 import { peerWeights } from "./lib/peer-weights.mjs";
 import { publish } from "./lib/report.mjs";
+import { gather, kept, packed } from "./lib/samples.mjs";
 import { fixed, median } from "./lib/table.mjs";
 import { prompts } from "./lib/workload.mjs";
 
@@ -27,102 +34,37 @@ const { values: args } = parseArgs({
     dtype: { type: "string", default: "float32" },
     work: { type: "string", default: "prefill,1,8,32" },
     how: { type: "string", default: "memory,stream,mean,file safetensors,file arrow" },
-    length: { type: "string", default: "512" },
-    steps: { type: "string", default: "32" },
-    rounds: { type: "string", default: "5" },
-    seconds: { type: "string", default: "45" },
+    seconds: { type: "string", default: "120" },
+    chunk: { type: "string", default: "128" },
     threads: { type: "string" },
     folder: { type: "string", default: tmpdir() },
     "no-peer": { type: "boolean", default: false },
     save: { type: "boolean", default: false },
+    add: { type: "boolean", default: false },
   },
 });
 
+/** Tokens of a prompt's step. */
+const CHUNK = Number(args.chunk);
+/** Letters of a run: of prompt steps, and by milliseconds of a run of decode steps. */
+const PREFILL_CELLS = { 1: 13, 2: 7 };
+const RUN_MS = 4000;
+const ONCE = ["tailMs", "tailCpuMs", "mb"];
+const HOW = { stretch: STRETCH };
+
 const addon = loadAddon();
 const threads = Number(args.threads ?? addon.machine().cores);
-const steps = Number(args.steps);
-const model = await SteerModel.load(args.model, { dtype: args.dtype, threads });
-const { layers, hiddenSize, vocabSize } = model.info;
-const sites = Array.from({ length: layers }, (_, layer) => layer);
-const target = join(args.folder, `capture-bench-${process.pid}`);
-
-/** Runs the prompts at once; the milliseconds it took. */
-function ours(tokens, maxTokens, how) {
-  const base = { maxTokens, temperature: 0, ignoreEos: true, reusePrefix: false };
-  return async () => {
-    let bytes = 0;
-    const begin = clocks();
-    if (how.startsWith("file")) {
-      const path = `${target}.${how.slice(5)}`;
-      await model.captureToFile(path, tokens, { ...base, sites });
-      const ms = since(begin);
-      bytes = statSync(path).size;
-      rmSync(path);
-      return check(ms, bytes);
-    }
-    const onRows = (rows) => {
-      for (const { data } of Object.values(rows)) bytes += data.byteLength;
-    };
-    const capture = {
-      none: {},
-      memory: { capture: { sites } },
-      stream: { capture: { sites, onRows } },
-      mean: { capture: { sites, pool: "mean" } },
-    }[how];
-    const options = { ...base, ...capture };
-    const results = await Promise.all(
-      tokens.map((ids) =>
-        maxTokens > 0
-          ? model.generate(ids, options)
-          : model.forward(ids, { ...capture, reusePrefix: false, logits: "none" }),
-      ),
-    );
-    const ms = since(begin);
-    for (const { captures } of results)
-      for (const { data } of Object.values(captures ?? {})) bytes += data.byteLength;
-    return how === "none" || how === "mean" ? ms : check(ms, bytes);
-  };
-
-  /** Nothing may be missing. */
-  function check(ms, bytes) {
-    const rows = tokens.reduce((sum, ids) => sum + ids.length + Math.max(0, maxTokens - 1), 0);
-    if (bytes < rows * layers * hiddenSize * 4) throw new Error(`${how}: ${bytes} bytes of ${rows} rows`);
-    return ms;
-  }
-}
-
-function clocks() {
-  const { user, system } = process.cpuUsage();
-  return { wall: performance.now(), cpu: (user + system) / 1000 };
-}
-
-function since(begin) {
-  const now = clocks();
-  return { wall: now.wall - begin.wall, cpu: now.cpu - begin.cpu };
-}
-
-/** abba() by the wall clock; what the processor spent is put in the same ratios. */
-async function twoClocks({ baseline, cases, ...limits }) {
-  const log = [];
-  const timed = (name, run) => async () => {
-    const { wall, cpu } = await run();
-    log.push({ name, cpu });
-    return wall;
-  };
-  const measured = await abba({
-    baseline: timed(null, baseline),
-    cases: Object.fromEntries(Object.entries(cases).map(([name, run]) => [name, timed(name, run)])),
-    ...limits,
-  });
-  for (const each of Object.values(measured.cases)) each.cpu = [];
-  // A, then B B A for each case.
-  for (let i = 0; i + 3 < log.length; i += 3)
-    measured.cases[log[i + 1].name].cpu.push(
-      (log[i + 1].cpu + log[i + 2].cpu) / (log[i].cpu + log[i + 3].cpu),
-    );
-  return measured;
-}
-
+const works = args.work.split(",");
+const most = Math.max(1, ...works.filter((work) => work !== "prefill").map(Number));
+const model = await SteerModel.load(args.model, {
+  ...{ dtype: args.dtype, threads, tokenBudget: CHUNK, maxBatch: most + 1 },
+});
+const { layers, vocabSize } = model.info;
+const runner = new BatchRunner(model, CHUNK, addon);
+const runs = new CaptureRuns({
+  ...{ model, addon, runner, chunk: CHUNK },
+  target: join(args.folder, `capture-bench-${process.pid}`),
+});
 const python = args["no-peer"] ? null : benchPython();
 const weights = python === null ? null : peerWeights(args.model);
 const peer =
@@ -130,74 +72,119 @@ const peer =
     ? null
     : new Peer(python.python, "transformers_peer.py", { OMP_NUM_THREADS: `${threads}` });
 if (peer !== null) await peer.ask({ do: "load", model: weights, dtype: args.dtype, threads });
+let seed = Date.now() & 0xffff;
+try {
+  for (const work of works) await measure(work);
+} finally {
+  peer?.close();
+  await model.dispose();
+}
 
-for (const work of args.work.split(",")) await measure(work);
-peer?.close();
-await model.dispose();
-
-/** One result: a prompt of --length tokens, or `work` requests that decode --steps tokens. */
 async function measure(work) {
   const prefill = work === "prefill";
-  const maxTokens = prefill ? 0 : steps;
-  const ids = prompts(prefill ? 1 : Number(work), prefill ? Number(args.length) : 16, vocabSize);
-  const tokens = ids.map((each) => Int32Array.from(each));
-  const rows = tokens.reduce((sum, each) => sum + each.length + Math.max(0, maxTokens - 1), 0);
-  const limits = { rounds: Number(args.rounds) };
-  const plain = ours(tokens, maxTokens, "none");
-  const cases = Object.fromEntries(args.how.split(",").map((how) => [how, ours(tokens, maxTokens, how)]));
-  await Object.values(cases)[0]();
-  const seconds = Number(args.seconds) * (peer === null ? 1 : 0.75);
-  const measured = await twoClocks({ baseline: plain, cases: { none: plain, ...cases }, ...limits, seconds });
-  const lines = [];
-  const add = (who, { baseline, cases: each }) => {
-    for (const [how, { ratios, cpu }] of Object.entries(each)) {
-      const shown = how === "none" ? "none against itself (noise)" : how;
-      lines.push([
-        shown,
-        who,
-        fixed((rows * 1000) / median(baseline)),
-        costText(ratios),
-        costText(cpu),
-        ratios.length,
-      ]);
-    }
-  };
-  add("ours", measured);
+  const name = `capture-${prefill ? "prefill" : `decode-${work}`}`;
+  const settings = { model: basename(args.model), dtype: args.dtype, threads, machine: addon.machine().isa };
+  const have = args.add ? kept(name, settings) : {};
+  const tokens = prompts(prefill ? 1 : Number(work), prefill ? model.info.contextLength : 1, vocabSize);
+  const plan = await (prefill ? prefillPlan(tokens[0]) : decodePlan(tokens));
+  const hows = args.how.split(",");
+  const cases = {};
+  for (const how of ["none", ...hows]) cases[`ours|${how}`] = plan(how);
+  await gather({
+    ...{ cases, have, seconds: Number(args.seconds) * (peer === null ? 1 : 0.75) },
+    onRun: (done) => process.stderr.write(`${name}: ${done}: ${have[done].length}\n`),
+  });
   if (peer !== null) {
-    const theirs = (hidden) => async () => {
-      const request = { do: "run", tokens: ids, steps: Math.max(1, maxTokens), layers: [], hidden };
-      const { promptMs, generateMs, cpuMs } = await peer.ask(request);
-      return { wall: promptMs + generateMs, cpu: cpuMs };
-    };
-    await theirs(true)();
-    const both = { none: theirs(false), memory: theirs(true) };
-    add(
-      "transformers",
-      await twoClocks({ baseline: theirs(false), cases: both, ...limits, seconds: Number(args.seconds) / 4 }),
+    const theirs = Object.fromEntries(
+      ["none", "memory"].map((how) => [`transformers|${how}`, peerPlan(how, tokens, prefill)]),
     );
+    await gather({ cases: theirs, have, seconds: Number(args.seconds) * 0.25 });
   }
-  const noise = summary(measured.cases.none.ratios);
+  report(name, work, { have, settings });
+}
+
+function prefillPlan(ids) {
+  return (how) => {
+    const block = runs.block(how, true);
+    const cells = PREFILL_CELLS[block];
+    return { length: cells - 2, run: () => runs.prefill(how, ids, cells) };
+  };
+}
+
+async function decodePlan(tokens) {
+  await runner.run({ tokens, steps: 2 });
+  const { stepMs } = await runner.run({ tokens, steps: 4 });
+  return (how) => {
+    const block = runs.block(how, false);
+    const cells = 1 + 2 * Math.min(32, Math.max(2, Math.round(RUN_MS / 2 / stepMs / block)));
+    return { length: cells - 2, run: () => runs.decode(how, tokens, cells) };
+  };
+}
+
+/** The same of the peer: hidden states are asked for in every other call of the model. */
+function peerPlan(how, tokens, prefill) {
+  const cells = prefill ? PREFILL_CELLS[1] : 21;
+  const run = async () => {
+    const active = letters({ cells, seed: seed++ });
+    const { stepMs, stepCpuMs } = await peer.ask({
+      do: "alternate",
+      tokens: prefill ? [tokens[0].slice(0, (2 + cells) * CHUNK)] : tokens,
+      chunk: prefill ? CHUNK : 0,
+      hidden: [false, false, ...active.map((letter) => letter && how === "memory")],
+    });
+    const steps = stepMs.slice(2).map((ms, i) => ({ ms, cpuMs: stepCpuMs[2 + i], us: {} }));
+    const once = Object.fromEntries(ONCE.map((field) => [field, 0]));
+    return samplesOf(steps, active, { lines: [] }).map((sample) => ({ ...sample, ...once }));
+  };
+  return { length: cells - 2, run };
+}
+
+function report(name, work, { have, settings }) {
+  const prefill = work === "prefill";
+  const rows = prefill ? CHUNK : Number(work);
+  const stepMb = (rows * runs.rowBytes) / 1e6;
+  const middle = (samples, of) => median(samples.map(of));
+  const plain = have["ours|none"];
+  const lines = Object.entries(have).map(([key, samples]) => {
+    const [who, how] = key.split("|");
+    const ratios = [wallRatios(samples), cpuRatios(samples)];
+    const kind = [
+      how === "none" ? "none at all (noise)" : how,
+      ...[who, samples.length, fixed((rows * 1000) / middle(samples, ({ a }) => a))],
+      ...ratios.map((each) => costText(each, HOW)),
+    ];
+    if (who !== "ours" || how === "none") return [...kind, "-", "-", "-"];
+    const end = (field) =>
+      middle(samples, (sample) => (sample[field] - middle(plain, (other) => other[field])) / sample.mb);
+    const all =
+      summary(ratios[1]).median - 1 + (end("tailCpuMs") * stepMb) / middle(samples, ({ cpuA }) => cpuA);
+    const percent = `${all > 0 ? "+" : ""}${fixed(100 * all)} %`;
+    return [...kind, fixed(end("tailMs"), 2), fixed(end("tailCpuMs"), 2), how === "mean" ? "-" : percent];
+  });
+  const noise = summary(wallRatios(plain), HOW);
   publish(
     {
-      name: `capture-${prefill ? "prefill" : `decode-${work}`}`,
-      addon,
+      ...{ name, addon },
       lines: [
-        `${args.model} ${args.dtype}, ${threads} threads, all ${layers} layers, every token, ` +
-          (prefill
-            ? `a prompt of ${args.length} tokens`
-            : `${work} ${work === "1" ? "request" : "requests at once"}, prompt 16 and ${steps} greedy tokens`) +
-          `, ${((rows * layers * hiddenSize * 4) / 1e6).toFixed(1)} MB a run; ` +
-          (peer === null ? "no peer" : `peer: transformers ${python.version}, output_hidden_states=True`),
+        `${settings.model} ${settings.dtype}, ${threads} threads, all ${layers} layers, ` +
+          `${prefill ? `a prompt in steps of ${CHUNK} tokens` : `decode of ${work} at once`}, every other step captured, ${fixed(stepMb, 2)} MB each; ` +
+          (python === null ? "no peer" : `peer: transformers ${python.version}, output_hidden_states=True`),
       ],
       tables: [
         {
-          header: ["capture", "who", "plain tok/s", "cost against plain", "of processor time", "rounds"],
+          header: [
+            "capture",
+            ...["who", "comparisons", "plain tok/s", "cost of a step", "of its processor time"],
+            ...["end, ms a MB", "processor ms a MB", "processor time with the end"],
+          ],
           rows: lines,
         },
       ],
       notes: [
-        `cost: A B B A between plain runs, median of the rounds' ratios and ${measured.rounds < 5 ? "their range" : "its 95 % bootstrap interval"}; differences below ${fixed(100 * Math.max(noise.high - 1, 1 - noise.low))} % are noise`,
+        `cost: median of the ratios of each step (stream: block of steps) to those beside it and its 95 % bootstrap interval; the noise's interval reaches ${fixed(100 * Math.max(noise.high - 1, 1 - noise.low))} %`,
+        "end: from the last step to the answer or the finished file, fsync and rename included, less that of a plain run",
       ],
+      samples: packed(settings, have, ONCE),
     },
     { save: args.save },
   );

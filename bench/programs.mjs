@@ -1,22 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// What steering costs against the number of different programs in a batch, and for every operation.
+// What steering costs: against the number of different programs in a batch, for every operation, and at
+// batches of 1, 8 and 16.
 //
-//   npm run bench:programs [-- --table batch32|operations|batch256 (or several) --seconds 280 --rounds 99 --quick --save
-//                              --model NAME --dtype float32 --threads 2 --counts 1,256 --kinds add,cap]
+//   npm run bench:programs [-- --table batch32|operations|batch256|common (or several) --seconds 360 --save --add
+//                              --model NAME --dtype float32 --threads 2 --counts 1,256 --kinds add,cap --quick]
+//   npm run bench:steer    the same with --table common
 //
-// --seconds holds for all tables of a run together; each takes one whole round at least. On two cores without
-// AVX-512 a round of batch32 takes about a minute, of operations two, of batch256 three to four: give the last
-// --seconds 1200 for an interval.
+// --seconds is for each table; left out, batch32 takes 6 minutes, operations and batch256 8, common 4. --save keeps
+// the table in bench/results, --add adds to the one kept there, so that a table can be measured in pieces.
 //
-// Method. N requests decode in lockstep, greedily, every one with a program at all layers; of the N programs
-// K are different, request i has program i mod K. Measured is the decode step alone, at full batch: joining,
-// prompts, compiling and the vectors' making are outside the clock (lib/batch-run.mjs says how, and checks
-// that all N were in every step). Each case runs A B B A against the unsteered batch (lib/paired.mjs): the
-// ratio of a round is (B + B) / (A + A), the table shows the median ratio and a 95 % bootstrap interval of
-// it (under five rounds: the range). The first row is the unsteered batch measured against itself in the
-// same way, so it is the noise under everything below. The context is short (a few tokens), which makes a
-// step cheap and steering's share of it as large as it can be. After each case the rows that were
-// touched are compared with the rows that should have been: what was not applied would be cheap.
+// Method. N requests decode in lockstep, greedily, every one with a program whose operations act on every other of its
+// generated positions, so that each steered step lies between two unsteered ones of the same run and the other way
+// round (lib/alternate.mjs). Of the N programs K are different, request i has program i mod K. The table shows the
+// median of all these comparisons with its 95 % bootstrap interval, by the wall's clock and by the processor's (of all
+// threads of the process), and beside it what the engine's own counters say: the operators `steer` and `tables` (the
+// tables filled and read back), of a steered step. Its first row has no program at all and the letters all the same:
+// the noise. A program that acts on no token of a step costs the look at its scope, which is in steered and unsteered
+// steps alike; the second row measures it by short whole runs in turns, with such a program and with none. After each
+// run the rows each operation touched, counted where the arithmetic happens, must be exactly the steered steps.
+// Joining, prompts, compiling and the making of vectors are outside (lib/batch-run.mjs). The context is short,
+// which makes a step cheap and steering's share large.
 //
 // The engine gives each request a compiled program of its own, so 256 requests with one program and with
 // 256 programs run the same code; what can differ is memory: K x layers x width x 4 bytes of vectors.
@@ -24,9 +27,20 @@ import { basename } from "node:path";
 import { parseArgs } from "node:util";
 import { SteerModel } from "../dist/index.js";
 import { loadAddon } from "../dist/native/loader.js";
+import {
+  cpuRatios,
+  letters,
+  rangesOf,
+  STRETCH,
+  samplesOf,
+  shares,
+  stepsOf,
+  wallRatios,
+} from "./lib/alternate.mjs";
 import { BatchRunner } from "./lib/batch-run.mjs";
-import { abba, costText, summary } from "./lib/paired.mjs";
+import { costText, shareText, summary } from "./lib/paired.mjs";
 import { publish } from "./lib/report.mjs";
+import { gather, kept, packed } from "./lib/samples.mjs";
 import { makePrograms, PROGRAMS } from "./lib/steering-cases.mjs";
 import { fixed, median } from "./lib/table.mjs";
 import { prompts } from "./lib/workload.mjs";
@@ -37,138 +51,225 @@ const { values: args } = parseArgs({
     dtype: { type: "string", default: "float32" },
     threads: { type: "string" },
     table: { type: "string", default: "batch32" },
-    seconds: { type: "string", default: "280" },
-    rounds: { type: "string", default: "99" },
+    seconds: { type: "string" },
     // Only these of a table's cases.
     counts: { type: "string" },
     kinds: { type: "string" },
     quick: { type: "boolean", default: false },
     save: { type: "boolean", default: false },
+    add: { type: "boolean", default: false },
   },
 });
 const PROMPT = 1;
+/** Steps after joining that are not looked at. */
+const SETTLE = 2;
+/** Milliseconds of a run: as short as joining allows, so that every case comes up often. */
+const RUN_MS = 4000;
+/** Whole runs that price a program which never acts, and the steps of each. */
+const IDLE_RUNS = 5;
+const IDLE_STEPS = 4;
+const LINES = ["steer", "tables"];
+const HOW = { stretch: STRETCH };
+/** Once a request. */
+const ONCE = ["submitMs", "admitMs"];
 const MIX = "a different kind at each layer";
-const NOISE = "none";
+const NOISE = "none at all (noise)";
+const IDLE = "one that never acts, against none";
 const doubling = (most) => Array.from({ length: Math.log2(most) + 1 }, (_, i) => 2 ** i);
-const kinds = Object.keys(PROGRAMS);
+const sweep = (batch, counts, names) =>
+  names.flatMap((kind) => counts.map((count) => ({ kind, count, batch, at: "all" })));
+const common = (batch) => [
+  { kind: "add", count: 1, batch, at: "one" },
+  ...sweep(batch, batch === 1 ? [1] : [1, batch], ["add", "add + cap + ablate"]),
+];
 
-/** share: of the time, when several tables are asked for. */
 const TABLES = {
-  batch32: { batch: 32, share: 3, cases: sweep(doubling(32), ["add", MIX]) },
-  batch256: { batch: 256, share: 5, cases: [...sweep(doubling(256), ["add"]), ...sweep([1, 256], [MIX])] },
-  operations: { batch: 32, share: 4, cases: kinds.flatMap((kind) => sweep([1, 32], [kind])) },
+  batch32: { seconds: 360, cases: sweep(32, doubling(32), ["add", MIX]) },
+  batch256: { seconds: 480, cases: [...sweep(256, doubling(256), ["add"]), ...sweep(256, [1, 256], [MIX])] },
+  operations: { seconds: 480, cases: Object.keys(PROGRAMS).flatMap((kind) => sweep(32, [1, 32], [kind])) },
+  common: { seconds: 240, cases: [1, 8, 16].flatMap(common) },
 };
-const QUICK = { batch: 16, share: 1, cases: sweep([1, 4, 16], ["add", MIX]) };
-
-function sweep(counts, names) {
-  return names.flatMap((kind) => counts.map((count) => ({ kind, count })));
-}
+const QUICK = { seconds: 45, cases: sweep(16, [1, 4, 16], ["add", MIX]) };
 
 const addon = loadAddon();
 const threads = Number(args.threads ?? addon.machine().cores);
+const operators = addon.profile("read").map(({ operator }) => operator);
 const chosen = args.quick ? { quick: QUICK } : pick(args.table.split(","));
-const most = Math.max(...Object.values(chosen).map(({ batch }) => batch));
+const most = Math.max(...Object.values(chosen).flatMap(({ cases }) => cases.map(({ batch }) => batch)));
 const budget = Math.max(512, most * PROMPT);
 const model = await SteerModel.load(args.model, {
   ...{ dtype: args.dtype, threads, maxBatch: most + 1, tokenBudget: budget, cacheBytes: 1.5 * 2 ** 30 },
 });
 const { layers, hiddenSize, vocabSize } = model.info;
 const every = Array.from({ length: layers }, (_, layer) => layer);
-const runner = new BatchRunner(model, budget);
+const runner = new BatchRunner(model, budget, addon);
+let seed = Date.now() & 0xffff;
 try {
-  const shares = Object.values(chosen).reduce((sum, { share }) => sum + share, 0);
-  for (const [name, table] of Object.entries(chosen)) {
-    const seconds = args.quick ? 45 : (Number(args.seconds) * table.share) / shares;
-    await measure(name, table, seconds);
-  }
+  for (const [name, table] of Object.entries(chosen)) await measure(name, table);
 } finally {
   await model.dispose();
 }
 
-async function measure(name, { batch, cases }, seconds) {
-  const tokens = prompts(batch, PROMPT, vocabSize);
-  const steps = await stepsFor(tokens);
-  const notes = {};
-  const timed = (key, programs, perRow) => async () => {
-    const answer = await runner.run({ tokens, steps, programs });
-    // Prompt rows and generated ones but the last token, which is not fed back.
-    const rows = batch * (PROMPT + steps) * perRow;
-    if (answer.touched !== rows)
-      throw new Error(`${key}: ${answer.touched} rows x operations were touched, expected ${rows}`);
-    notes[key] = answer;
-    return answer.stepMs;
-  };
+async function measure(name, { cases, seconds }) {
+  const settings = { model: basename(args.model), dtype: args.dtype, threads, machine: addon.machine().isa };
+  const save = args.save && !args.quick;
+  const have = args.add ? kept(`programs-${name}`, settings) : {};
   const runs = {};
-  for (const { kind, count } of cases) {
-    const made = makePrograms(kind, { count, layers: every, width: hiddenSize, seed: count });
-    const programs = tokens.map((_, i) => made[i % count]);
-    runs[label(kind, count)] = timed(label(kind, count), programs, made[0].length);
+  for (const batch of new Set(cases.map((each) => each.batch))) {
+    const tokens = prompts(batch, PROMPT, vocabSize);
+    await runner.run({ tokens, steps: 2 });
+    const { stepMs } = await runner.run({ tokens, steps: 4 });
+    const cells = 1 + 2 * Math.min(48, Math.max(5, Math.round(RUN_MS / 2 / stepMs)));
+    const idle = makePrograms("add", { count: 1, layers: every, width: hiddenSize });
+    const add = (each, length, run) => {
+      runs[label(each)] = { run, length };
+    };
+    add({ batch, kind: NOISE }, cells - 2, () => alternating({ tokens, cells }));
+    add({ batch, kind: IDLE }, IDLE_RUNS - 2, () => wholeRuns(tokens, idle[0]));
+    for (const each of cases.filter((other) => other.batch === batch)) {
+      const at = each.at === "all" ? every : [layers >> 1];
+      const made = makePrograms(each.kind, {
+        count: each.count,
+        layers: at,
+        width: hiddenSize,
+        seed: each.count,
+      });
+      const programs = tokens.map((_, i) => made[i % each.count]);
+      add(each, cells - 2, () => alternating({ tokens, cells, programs }));
+    }
   }
-  const unsteered = timed(NOISE, undefined, 0);
-  await unsteered();
-  const measured = await abba({
-    baseline: unsteered,
-    cases: { [NOISE]: unsteered, ...runs },
-    ...{ rounds: Math.min(args.quick ? 3 : 99, Number(args.rounds)), seconds },
-    onRound: (done) => process.stderr.write(`${name}: round ${done}\n`),
+  await gather({
+    ...{ cases: runs, have, seconds: Number(args.seconds ?? seconds) },
+    onRun: (done) => process.stderr.write(`${name}: ${done}: ${have[done].length}\n`),
   });
-  report(name, { batch, steps, cases, measured, notes });
+  report(name, { have, settings, save });
 }
 
-/** Steps enough for about a second, so that a run is not over before the machine has a say. */
-async function stepsFor(tokens) {
-  const { stepMs } = await runner.run({ tokens, steps: 3 });
-  return Math.min(64, Math.max(3, Math.round((args.quick ? 500 : 1000) / stepMs)));
+/** One run; its comparisons. */
+async function alternating({ tokens, cells, programs }) {
+  const active = letters({ cells, seed: seed++ });
+  const positions = rangesOf(active, PROMPT + SETTLE);
+  const steps = SETTLE + active.length;
+  const answer = await runner.run({ tokens, steps, programs: programs && scoped(programs, positions) });
+  checkRows(answer, programs, active.filter(Boolean).length);
+  const each = stepsOf(answer.marks, operators, { count: active.length, rows: tokens.length });
+  const { submitMs, admitMs } = answer;
+  return samplesOf(each, active, { lines: LINES }).map((sample) => ({ ...sample, submitMs, admitMs }));
 }
 
-function label(kind, count) {
-  return `${kind}|${count}`;
+/** Short whole runs in turns: with a program that acts on none of their tokens, and with none. */
+async function wholeRuns(tokens, program) {
+  const programs = scoped(new Array(tokens.length).fill(program), [[100_000, 100_001]]);
+  const steps = [];
+  const active = letters({ cells: IDLE_RUNS, block: IDLE_STEPS, seed: seed++ });
+  for (let i = 0; i < active.length; i += IDLE_STEPS) {
+    const answer = await runner.run({
+      tokens,
+      steps: SETTLE + IDLE_STEPS,
+      programs: active[i] ? programs : undefined,
+    });
+    checkRows(answer, active[i] ? programs : undefined, 0);
+    steps.push(...stepsOf(answer.marks, operators, { count: IDLE_STEPS, rows: tokens.length }));
+  }
+  return samplesOf(steps, active, { lines: LINES, block: IDLE_STEPS }).map((sample) => ({
+    ...{ ...sample, submitMs: 0, admitMs: 0 },
+  }));
 }
 
-function report(name, { batch, steps, cases, measured, notes }) {
-  const row = (shown, count, key) => {
-    const { ratios, costs, baselines } = measured.cases[key];
-    const perLayer = median(costs.map((cost, i) => ((cost - baselines[i]) * 1000) / layers));
+/** Equal programs stay one object: they cost the caller what they cost him otherwise. */
+function scoped(programs, positions) {
+  const made = new Map();
+  return programs.map((program) => {
+    if (!made.has(program))
+      made.set(
+        program,
+        program.map((operation) => ({ ...operation, scope: { positions } })),
+      );
+    return made.get(program);
+  });
+}
+
+/** What was not applied would be cheap. */
+function checkRows({ applied }, programs, expected) {
+  applied.forEach((rows, request) => {
+    const operations = programs?.[request].length ?? 0;
+    if (rows.length !== operations || rows.some((count) => count !== expected))
+      throw new Error(
+        `request ${request}: rows touched ${rows}, expected ${expected} by each of ${operations}`,
+      );
+  });
+}
+
+function label({ batch, kind, count = 0, at = "all" }) {
+  return `${batch}|${kind}|${count}|${at}`;
+}
+
+/** Of everything the table has, measured now or before. */
+function report(name, { have, settings, save }) {
+  const { cases } = args.quick ? QUICK : TABLES[name];
+  const batches = [...new Set(cases.map(({ batch }) => batch))].filter(
+    (batch) => have[label({ batch, kind: NOISE })],
+  );
+  const shown = ({ batch, kind, at }) =>
+    `${batches.length > 1 ? `batch ${batch}: ` : ""}${kind}${at === "one" ? ", one layer" : ""}`;
+  const row = (each) => {
+    const samples = have[label(each)] ?? [];
+    if (samples.length === 0) return null;
+    const middle = (of) => median(samples.map(of));
     return [
-      shown,
-      count,
-      fixed((batch * 1000) / median(costs)),
-      costText(ratios),
-      fixed(perLayer),
-      key === NOISE ? "-" : fixed(notes[key].submitMs, 2),
-      key === NOISE ? "-" : fixed(notes[key].admitMs, 2),
+      shown(each),
+      each.count ?? 0,
+      samples.length,
+      fixed((each.batch * 1000) / middle(({ b }) => b)),
+      costText(wallRatios(samples), HOW),
+      costText(cpuRatios(samples), HOW),
+      shareText(shares(samples), HOW),
+      fixed(middle(({ activeUs }) => activeUs) / (each.at === "one" ? 1 : layers)),
+      ...ONCE.map((field) =>
+        each.count
+          ? fixed(
+              middle((sample) => sample[field]),
+              2,
+            )
+          : "-",
+      ),
     ];
   };
-  const noise = summary(measured.cases[NOISE].ratios);
+  const rows = batches.flatMap((batch) =>
+    [{ batch, kind: NOISE }, { batch, kind: IDLE }, ...cases.filter((each) => each.batch === batch)].map(row),
+  );
+  const noise = batches.map((batch) => summary(wallRatios(have[label({ batch, kind: NOISE })]), HOW));
+  const beyond = Math.max(...noise.map(({ low, high }) => Math.max(high - 1, 1 - low)));
   publish(
     {
       ...{ name: `programs-${name}`, addon },
       lines: [
-        `${basename(args.model)} ${args.dtype}, ${threads} threads, ${batch} requests at once, all ${layers} layers, ${steps} decode steps a run, ${measured.rounds} rounds A B B A against the unsteered batch`,
+        `${settings.model} ${settings.dtype}, ${threads} threads, ${batches.join(", ")} requests at once, all ${layers} layers, steered and unsteered steps alternating in one run`,
       ],
       tables: [
         {
           header: [
             "program at every layer",
             "different programs",
+            "comparisons",
             "decode tok/s",
-            "cost against unsteered",
+            "cost of a step",
+            "of its processor time",
+            "steer + tables, of the step",
             "us a layer",
             "submit ms",
             "compile ms",
           ],
-          rows: [
-            row("unsteered against itself (noise)", 0, NOISE),
-            ...cases.map(({ kind, count }) => row(kind, count, label(kind, count))),
-          ],
+          rows: rows.filter((each) => each !== null),
         },
       ],
       notes: [
-        `cost: median of the rounds' ratios and ${measured.rounds < 5 ? "their range" : "its 95 % bootstrap interval"}; differences below ${fixed(100 * Math.max(noise.high - 1, 1 - noise.low))} % are noise`,
-        "us a layer: what a step takes longer, divided by the layers; submit and compile: once a request, outside the decode clock",
+        `cost: median of the ratios of each step to those beside it and its 95 % bootstrap interval; the noise's interval reaches ${fixed(100 * beyond)} %`,
+        "steer + tables: by the engine's counters in the steered steps, and in microseconds a layer; submit and compile: once a request, outside the steps",
       ],
+      samples: packed(settings, have, ONCE),
     },
-    { save: args.save && !args.quick },
+    { save },
   );
 }
 
@@ -177,8 +278,9 @@ function pick(names) {
     if (!(name in TABLES)) throw new RangeError(`--table: expected ${Object.keys(TABLES)}, got ${name}`);
   const counts = args.counts?.split(",").map(Number);
   const wanted = args.kinds?.split(",");
-  const kept = ({ kind, count }) => (counts?.includes(count) ?? true) && (wanted?.includes(kind) ?? true);
+  const chosenCase = ({ kind, count }) =>
+    (counts?.includes(count) ?? true) && (wanted?.includes(kind) ?? true);
   return Object.fromEntries(
-    names.map((name) => [name, { ...TABLES[name], cases: TABLES[name].cases.filter(kept) }]),
+    names.map((name) => [name, { ...TABLES[name], cases: TABLES[name].cases.filter(chosenCase) }]),
   );
 }

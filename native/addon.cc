@@ -15,7 +15,8 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("load", Napi::Function::New<Model::load>(env, "load"));
   exports.Set("convert", Napi::Function::New<convert_archive>(env, "convert"));
   exports.Set("dequantize", Napi::Function::New<dequantize_values>(env, "dequantize"));
-  exports.Set("profile", Napi::Function::New<profile_steps>(env, "profile"));
+  exports.Set("profile", Napi::Function::New<profile_operators>(env, "profile"));
+  exports.Set("profileSteps", Napi::Function::New<profile_steps>(env, "profileSteps"));
   exports.Set("readBandwidth", Napi::Function::New<read_bandwidth_gbs>(env, "readBandwidth"));
   return exports;
 }

@@ -10,6 +10,7 @@
 // What is left out of the step time, and told separately: making vectors (the caller's), checking and
 // copying programs in JavaScript (submitMs), compiling them on the engine's thread (admitMs).
 import { setTimeout } from "node:timers/promises";
+import { profiled } from "./profiled.mjs";
 import { median } from "./table.mjs";
 
 const MOST_TRIES = 6;
@@ -17,47 +18,73 @@ const MOST_TRIES = 6;
 export class BatchRunner {
   #model;
   #budget;
+  #addon;
   #seed = 1;
   #plug = 24;
 
-  /** budget: the model's tokenBudget, at least N times the prompt's length. */
-  constructor(model, budget) {
+  /**
+   * budget: the model's tokenBudget, at least N times the prompt's length. addon: given, each run is profiled
+   * (lib/profiled.mjs) and its answer has what that adds.
+   */
+  constructor(model, budget, addon) {
     this.#model = model;
     this.#budget = budget;
+    this.#addon = addon;
   }
 
   /**
    * @param tokens N prompts of ids, all of one length
    * @param steps tokens each request generates after its first
    * @param programs N programs (or undefined: unsteered)
-   * @returns { stepMs, submitMs, admitMs, promptMs, touched, tokens }: stepMs is a mean over the steps;
-   *   submitMs and admitMs are a request's; touched is rows x operations counted where the arithmetic happens
+   * @param more () => further options of generate(), asked at each try
+   * @param launch in place of generate(): starts all N with the options it is given, resolves when they are done
+   * @returns { stepMs, submitMs, admitMs, promptMs, applied, touched, tokens, results }: stepMs is a mean over the
+   *   steps; submitMs and admitMs are a request's; touched is rows x operations counted where the arithmetic
+   *   happens, applied the rows by request and operation. After a launch nothing of it.
    */
-  async run({ tokens, steps, programs }) {
+  async run({ tokens, steps, ...how }) {
     if (tokens.length * tokens[0].length > this.#budget)
       throw new RangeError("the prompts do not fit one step: load with a larger tokenBudget");
     for (let tries = 1; ; tries++) {
-      const answer = await this.#once(tokens, steps, programs);
-      if (answer.late === 0) return answer;
+      const before = this.#model.stats().steps;
+      const once = () => this.#once(tokens, steps, how);
+      const answer = await (this.#addon ? profiled(this.#addon, once) : once());
+      // The plug, the prompts, the tokens after the first.
+      const late = this.#model.stats().steps - before - (2 + steps);
+      if (late === 0 && this.#together(answer, tokens.length, steps)) return answer;
       if (tries === MOST_TRIES)
-        throw new Error(`requests did not decode together in ${tries} tries: ${answer.late} steps apart`);
+        throw new Error(`requests did not decode together in ${tries} tries: ${late} steps apart`);
       this.#plug = Math.min(this.#plug * 2, this.#budget, this.#model.info.contextLength - 2);
     }
   }
 
-  async #once(tokens, steps, programs) {
+  /** Some may have joined the plug's own step and others come one later: then the count is right all the same. */
+  #together({ marks }, rows, steps) {
+    if (!marks) return true;
+    // The plug, the prompts, the tokens after the first: as many marks as steps.
+    const width = marks.length / (2 + steps);
+    for (let step = 2; step < 2 + steps; step++) if (marks[step * width] !== rows) return false;
+    return true;
+  }
+
+  async #once(tokens, steps, { programs, more, launch }) {
     const model = this.#model;
-    const stepsBefore = model.stats().steps;
     const options = { temperature: 0, ignoreEos: true, reusePrefix: false };
     const plug = model.generate(this.#plugPrompt(), { ...options, maxTokens: 1 });
     // The engine's thread wakes up and starts with the plug alone.
     await setTimeout(2);
+    if (launch) {
+      await Promise.all([plug, launch({ ...options, maxTokens: steps + 1 })]);
+      return {};
+    }
+    const further = more?.();
     const submitted = [];
     const begin = performance.now();
     const answers = tokens.map((ids, i) => {
       const steering = programs?.[i];
       const answer = model.generate(Int32Array.from(ids), {
         ...options,
+        ...further,
         maxTokens: steps + 1,
         ...(steering ? { steering } : {}),
       });
@@ -67,17 +94,18 @@ export class BatchRunner {
     const submitMs = (performance.now() - begin) / tokens.length;
     await plug;
     const results = await Promise.all(answers);
+    const applied = results.map(({ steering }) => steering.map(({ rows }) => rows));
     const spans = results.map(({ timing }) => timing.generateMs);
     const started = results.map(({ timing }, i) => submitted[i] + timing.queuedMs);
     return {
       stepMs: median(spans) / steps,
-      // The plug, the prompts, the tokens after the first.
-      late: model.stats().steps - stepsBefore - (2 + steps),
       submitMs,
       admitMs: (Math.max(...started) - Math.min(...started)) / Math.max(1, tokens.length - 1),
       promptMs: median(results.map(({ timing }) => timing.promptMs)),
-      touched: results.reduce((sum, { steering }) => sum + steering.reduce((n, each) => n + each.rows, 0), 0),
+      applied,
+      touched: applied.flat().reduce((sum, rows) => sum + rows, 0),
       tokens: results.map((result) => result.tokens),
+      results,
     };
   }
 

@@ -15,16 +15,17 @@ const MARK = /(<!-- bench ([\w-]+) -->\n)([\s\S]*?)(<!-- end bench -->)/g;
 
 /**
  * Prints a result and, if asked for, keeps it.
- * @param result { name, addon, lines, tables: [{ caption?, header, rows }], notes? }: lines say what was run
- *   and against what, notes stand below the tables
+ * @param result { name, addon, lines, tables: [{ caption?, header, rows }], notes?, samples? }: lines say what was
+ *   run and against what, notes stand below the tables; samples, what the rows were computed from, are kept unseen
  */
-export function publish({ name, addon, lines, tables, notes = [] }, { save = false } = {}) {
+export function publish({ name, addon, lines, tables, notes = [], samples }, { save = false } = {}) {
   const result = {
     name,
     date: new Date().toISOString(),
     machine: machineLine(addon),
     command: commandLine(),
     ...{ lines, tables: tables.map(asText), notes },
+    ...(samples ? { samples } : {}),
   };
   process.stdout.write(render(result));
   if (!save) {

@@ -3,8 +3,7 @@
 
 Greedy decoding by a plain loop over model(...) with its own KV cache (faster than generate()), steering by
 forward hooks that add a vector to the layer's output, as steering libraries on Transformers do. With one vector
-a request the hook adds a [batch, 1, hidden] tensor: the batch is fixed, but each row has its own. With
-"hidden" all hidden states are asked for and kept to the end.
+a request the hook adds a [batch, 1, hidden] tensor: the batch is fixed, but each row has its own.
 """
 import json
 import os
@@ -54,30 +53,51 @@ def now(model):
 @torch.inference_mode()
 def run(model, request):
     ids = torch.tensor(request["tokens"], device=model.device)
-    hidden = request.get("hidden", False)
-    kept = []
     handles = add_hooks(model, request["layers"], request.get("vectors"))
     try:
-        busy = time.process_time()
         begin = now(model)
-        out = model(ids, use_cache=True, logits_to_keep=1, output_hidden_states=hidden)
-        kept.append(out.hidden_states)
+        out = model(ids, use_cache=True, logits_to_keep=1)
         past, token = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
         made = [token]
         middle = now(model)
         steps = request["steps"]
         for _ in range(steps - 1):
-            out = model(token, past_key_values=past, use_cache=True, output_hidden_states=hidden)
-            kept.append(out.hidden_states)
+            out = model(token, past_key_values=past, use_cache=True)
             past, token = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
             made.append(token)
         end = now(model)
-        busy = time.process_time() - busy
     finally:
         for handle in handles:
             handle.remove()
-    answer = {"promptMs": (middle - begin) * 1e3, "generateMs": (end - middle) * 1e3, "cpuMs": busy * 1e3}
+    answer = {"promptMs": (middle - begin) * 1e3, "generateMs": (end - middle) * 1e3}
     return {**answer, "made": torch.cat(made, dim=1).tolist()}
+
+
+@torch.inference_mode()
+def alternate(model, request):
+    """One call of the model a step, hidden states asked for where `hidden` says so and kept to the end.
+
+    chunk 0: greedy steps after the prompts; else the prompts themselves, `chunk` tokens a step.
+    """
+    ids = torch.tensor(request["tokens"], device=model.device)
+    chunk = request["chunk"]
+    past, kept = None, []
+    if chunk == 0:
+        out = model(ids, use_cache=True, logits_to_keep=1)
+        past, token = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
+    ends, busy = [now(model)], [time.process_time()]
+    for step, hidden in enumerate(request["hidden"]):
+        rows = token if chunk == 0 else ids[:, step * chunk : (step + 1) * chunk]
+        out = model(rows, past_key_values=past, use_cache=True, logits_to_keep=1, output_hidden_states=hidden)
+        kept.append(out.hidden_states)
+        past, token = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
+        ends.append(now(model))
+        busy.append(time.process_time())
+
+    def differences(values):
+        return [(after - before) * 1e3 for before, after in zip(values, values[1:])]
+
+    return {"stepMs": differences(ends), "stepCpuMs": differences(busy)}
 
 
 def main():
@@ -87,6 +107,8 @@ def main():
         if request["do"] == "load":
             model = load(request)
             answer = {"torch": torch.__version__}
+        elif request["do"] == "alternate":
+            answer = alternate(model, request)
         else:
             answer = run(model, request)
         print(json.dumps(answer), flush=True)

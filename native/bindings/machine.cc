@@ -82,7 +82,7 @@ Napi::Value read_bandwidth_gbs(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), read_bandwidth(bytes, threads, runs));
 }
 
-Napi::Value profile_steps(const Napi::CallbackInfo& info) {
+Napi::Value profile_operators(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const std::string action = info[0].ToString();
   if (action == "stop") stop_profile();
@@ -98,6 +98,20 @@ Napi::Value profile_steps(const Napi::CallbackInfo& info) {
     line.Set("idleNanoseconds", number(profile[i].idle_nanoseconds));
     line.Set("bytes", number(profile[i].bytes));
     out.Set(static_cast<uint32_t>(i), line);
+  }
+  return out;
+}
+
+Napi::Value profile_steps(const Napi::CallbackInfo& info) {
+  const std::vector<StepMark> marks = read_step_marks();
+  const size_t width = 3 + static_cast<size_t>(Operator::kCount);
+  Napi::Float64Array out = Napi::Float64Array::New(info.Env(), marks.size() * width);
+  double* to = out.Data();
+  for (const StepMark& mark : marks) {
+    *to++ = static_cast<double>(mark.rows);
+    *to++ = static_cast<double>(mark.end);
+    *to++ = static_cast<double>(mark.processor);
+    for (int64_t nanoseconds : mark.nanoseconds) *to++ = static_cast<double>(nanoseconds);
   }
   return out;
 }

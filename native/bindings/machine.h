@@ -11,6 +11,7 @@ Napi::Object versions(Napi::Env env);
 Napi::Value machine(const Napi::CallbackInfo& info);
 Napi::Value dequantize_values(const Napi::CallbackInfo& info);
 Napi::Value read_bandwidth_gbs(const Napi::CallbackInfo& info);
+Napi::Value profile_operators(const Napi::CallbackInfo& info);
 Napi::Value profile_steps(const Napi::CallbackInfo& info);
 Napi::Value convert_archive(const Napi::CallbackInfo& info);
 

@@ -122,12 +122,13 @@ void Engine::note_step(const std::vector<Part>& parts, double seconds) {
 }
 
 bool Engine::step() {
-  const ProfileScope profile(Operator::kStep);
+  ProfileScope profile(Operator::kStep);
   StepRows rows;
   std::vector<Part> parts;
   std::vector<int64_t> logit_rows;
   plan(rows, parts, logit_rows);
   if (parts.empty()) return false;
+  profile.step_of(rows.tokens.size());
 
   std::vector<StepSlice> slices;
   for (const Part& part : parts) {

@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
 namespace chatspace {
 
@@ -42,6 +43,18 @@ void start_profile();
 void stop_profile();
 Profile read_profile();
 
+// The end of one step of a model: clocks, and every operator's own time so far. Differences of two marks
+// are one step, with what the executor does between steps.
+struct StepMark {
+  int64_t rows = 0;
+  int64_t end = 0;        // profile_clock()
+  int64_t processor = 0;  // nanoseconds of processor time of all threads of the process
+  std::array<int64_t, static_cast<size_t>(Operator::kCount)> nanoseconds{};
+};
+// Since the start of the profile, the last kStepMarks of them.
+constexpr size_t kStepMarks = 16384;
+std::vector<StepMark> read_step_marks();
+
 int64_t profile_clock();
 // A parallel loop of this thread: `wall` in the loop, `busy` in its chunks summed over `threads`.
 void profile_region(int64_t wall, int64_t busy, int threads);
@@ -56,6 +69,8 @@ class ProfileScope {
   }
   ProfileScope(const ProfileScope&) = delete;
   ProfileScope& operator=(const ProfileScope&) = delete;
+  // This scope is a step of so many rows: its end is marked.
+  void step_of(size_t rows) { rows_ = static_cast<int64_t>(rows); }
 
  private:
   friend void profile_region(int64_t wall, int64_t busy, int threads);
@@ -66,6 +81,7 @@ class ProfileScope {
   ProfileScope* outer_ = nullptr;
   int64_t start_ = 0;
   int64_t bytes_ = 0;
+  int64_t rows_ = 0;
   int64_t inner_ = 0;    // wall time of scopes inside
   int64_t regions_ = 0;  // wall time in parallel loops of this scope itself
   int64_t idle_ = 0;     // in those loops

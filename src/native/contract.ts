@@ -433,6 +433,12 @@ export interface NativeAddon {
    * every call returns what was counted until then. Off (the default) it costs nothing.
    */
   profile(action: "start" | "read" | "stop"): NativeOperatorProfile[];
+  /**
+   * The ends of the steps since the profile was started, oldest first, the last 16,384 of them: [steps, 3 +
+   * operators] row-major. Columns: rows of the step, nanoseconds of the clock, nanoseconds of processor time of
+   * the whole process, then each operator's own nanoseconds so far, in the order of profile().
+   */
+  profileSteps(): Float64Array;
 }
 
 /** What one operator cost since a profile was started. */

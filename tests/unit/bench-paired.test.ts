@@ -98,6 +98,31 @@ describe("summary", () => {
     expect(covered).toBeGreaterThanOrEqual(176);
   });
 
+  it("is wider for neighbours that depend on one another, and then covers", () => {
+    let state = 7;
+    const uniform = () => {
+      state = (state + 0x6d2b79f5) | 0;
+      let t = Math.imul(state ^ (state >>> 15), 1 | state);
+      t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+      return (((t ^ (t >>> 14)) >>> 0) + 0.5) / 2 ** 32;
+    };
+    const covered = { 1: 0, 4: 0 };
+    for (let trial = 0; trial < 150; trial++) {
+      // Signed second differences of noise: each shares two steps with the next.
+      const steps = Array.from({ length: 82 }, () => uniform() - 0.5);
+      const values = steps
+        .slice(1, -1)
+        .map((own, i) => 1 + (i % 2 ? 1 : -1) * (own - (steps[i]! + steps[i + 2]!) / 2));
+      for (const stretch of [1, 4] as const) {
+        const { low, high } = summary(values, { resamples: 300, stretch });
+        if (low <= 1 && high >= 1) covered[stretch]++;
+      }
+    }
+    console.log(`one at a time ${covered[1]} of 150 cover, four at a time ${covered[4]}`);
+    expect(covered[4]).toBeGreaterThan(covered[1]);
+    expect(covered[4]).toBeGreaterThanOrEqual(130);
+  });
+
   it("prints a difference of nothing without a sign", () => {
     expect(costText([1, 1, 1])).toBe("0.0 % (0.0 to 0.0)");
     expect(costText([1.012, 0.997, 1.025])).toBe("+1.2 % (-0.3 to +2.5)");
