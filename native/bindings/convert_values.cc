@@ -161,6 +161,7 @@ LoadOptions to_load_options(const Fields& fields) {
   options.max_batch = std::max<int64_t>(1, fields.integer("maxBatch"));
   options.cache_bytes = std::max<int64_t>(0, fields.integer("cacheBytes"));
   options.cuda_graphs = !fields.absent("cudaGraphs") && fields.string("cudaGraphs") == "on";
+  options.flash_attention = !fields.absent("flashAttention") && fields.string("flashAttention") == "on";
   options.reproducible = !fields.absent("reproducible") && fields.boolean("reproducible");
   return options;
 }
@@ -381,6 +382,7 @@ Napi::Object to_js(Napi::Env env, const EngineStats& stats) {
   set("graphsRecorded", stats.graphs.recorded);
   set("graphSteps", stats.graphs.replayed);
   set("graphOverflows", stats.graphs.overflowed);
+  set("flashLayers", stats.flash_layers);
   set("cacheBlocks", stats.cache_blocks);
   set("cacheBlocksUsed", stats.cache_blocks_used);
   set("cacheBlocksKept", stats.cache_blocks_kept);

@@ -29,6 +29,7 @@ struct LoadOptions {
   int64_t max_batch = 64;
   int64_t cache_bytes = 0;
   bool cuda_graphs = false;   // decode steps of our own archives on CUDA are recorded and replayed
+  bool flash_attention = false;  // prompt chunks of our own archives on CUDA: see OwnDecoder::use_flash
   bool reproducible = false;  // a row's bits do not depend on its batch; always so on the CPU
 };
 
@@ -93,6 +94,8 @@ class Decoder {
   // Copies the keys and values of one cache block over another's.
   virtual void copy_block(int64_t from, int64_t to) { (void)from, (void)to; }
   virtual GraphCounts graph_counts() const { return {}; }
+  // Attention layers of prompt chunks that the device's library computed, over all steps.
+  virtual int64_t flash_layers() const { return 0; }
   // Log-probabilities [n, vocab] of rows of the residual stream [n, hidden] as if they were the last layer's,
   // float32 on the device. Sites must be idle.
   virtual at::Tensor lens(const at::Tensor& rows);

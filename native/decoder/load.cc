@@ -21,12 +21,17 @@ std::unique_ptr<Decoder> load_decoder(const LoadOptions& options) {
   try {
     if (archive.extra_files.count("chatspace.json") != 0) {
       auto decoder = std::make_unique<OwnDecoder>(std::move(archive), options);
+      if (options.flash_attention) decoder->use_flash(backend_for(decoder->device()), options.reproducible);
       if (options.cuda_graphs) decoder->use_graphs(backend_for(decoder->device()));
       return decoder;
     }
     if (options.cuda_graphs) {
       throw Error("ERR_GRAPHS_MODEL", text("cudaGraphs: expected an archive of our own (chatspace-steer convert), got ",
                                            options.path));
+    }
+    if (options.flash_attention) {
+      throw Error("ERR_FLASH_ATTENTION",
+                  text("flashAttention: expected an archive of our own (chatspace-steer convert), got ", options.path));
     }
     if (options.activations == "int16") {
       throw Error("ERR_ACTIVATIONS", text("activations int16: expected an archive of our own with quantised matrices, got ",

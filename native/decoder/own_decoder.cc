@@ -186,6 +186,36 @@ void OwnDecoder::size_cache(const LoadOptions& options, at::ScalarType dtype) {
   cache_->allocate(blocks, dtype, device_);
 }
 
+void OwnDecoder::use_flash(Backend& backend, bool reproducible) {
+  const auto refuse = [](const std::string& reason) {
+    throw Error("ERR_FLASH_ATTENTION", text("flashAttention: libtorch's flash attention can serve no layer: ", reason));
+  };
+  if (reproducible && !device_.is_cpu()) refuse("reproducible: true gives a row the same bits in any chunk, it does not");
+  std::string reason;
+  for (const AttentionSpec& layer : cache_->layers()) {
+    reason = backend.flash_refusal(device_, layer, cache_->dtype());
+    if (reason.empty()) {
+      flash_rows_ = backend.flash_rows();
+      return;
+    }
+  }
+  refuse(reason);
+}
+
+std::shared_ptr<const PromptChunks> OwnDecoder::chunks_of(const StepRows& step) const {
+  if (!flash_rows_.has_value()) return nullptr;
+  auto chunks = std::make_shared<PromptChunks>();
+  int64_t rows = 0;
+  for (size_t s = 0; s < step.sequences.size(); ++s) {
+    const StepRows::Sequence& sequence = step.sequences[s];
+    if (sequence.rows < 2) continue;
+    const int32_t last = step.positions[static_cast<size_t>(sequence.first_row + sequence.rows - 1)];
+    chunks->list.push_back({static_cast<int64_t>(s), sequence.first_row, sequence.rows, int64_t{last} + 1});
+    rows += sequence.rows;
+  }
+  return rows < *flash_rows_ ? nullptr : chunks;
+}
+
 void OwnDecoder::use_graphs(Backend& backend, int64_t table_bytes) {
   for (const torch::jit::Module& module : module_.modules()) {
     for (const torch::jit::Method& method : module.get_methods()) {
@@ -224,6 +254,7 @@ at::Tensor OwnDecoder::forward(const StepRows& step, const std::vector<int64_t>&
   layout.row_sequence = tensor_of(step.row_sequence, at::kInt, device_);
   layout.block_tables = tensor_of(tables, at::kInt, device_)
                             .view({static_cast<int64_t>(step.sequences.size()), static_cast<int64_t>(max_blocks)});
+  layout.chunks = chunks_of(step);
   cache_->begin_step(layout);
 
   c10::IValue rows;
@@ -233,6 +264,7 @@ at::Tensor OwnDecoder::forward(const StepRows& step, const std::vector<int64_t>&
     given = tensor_of(step.given, at::kFloat, device_).view({-1, info_.hidden_size});
   }
   const at::Tensor hidden = module_.forward({tensor_of(step.tokens, at::kLong, device_), rows, given}).toTensor();
+  if (layout.chunks != nullptr) flash_layers_ += layout.chunks->served;
   if (logit_rows.empty()) return at::empty({0, info_.vocab_size}, at::kFloat);
   at::Tensor selected = hidden;
   if (static_cast<int64_t>(logit_rows.size()) != hidden.size(0)) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "decoder/archive.h"
 #include "decoder/decode_graphs.h"
@@ -26,9 +27,13 @@ class OwnDecoder : public Decoder {
   int64_t cache_blocks() const override { return cache_->blocks(); }
   int64_t cache_block_bytes() const override { return block_bytes_; }
   void copy_block(int64_t from, int64_t to) override { cache_->copy_block(from, to); }
+  int64_t flash_layers() const override { return flash_layers_; }
   GraphCounts graph_counts() const override { return graphs_ == nullptr ? GraphCounts{} : graphs_->counts(); }
   std::vector<std::pair<std::string, std::string>> module_tree() const override;
 
+  // Lets the device's library compute attention of prompt chunks from here on, in the layers that it can. Throws
+  // Error ERR_FLASH_ATTENTION where it can in none.
+  void use_flash(Backend& backend, bool reproducible);
   // Replays decode steps from here on. `table_bytes`: what one step's programs may need. Throws Error
   // ERR_GRAPHS_MODEL, ERR_GRAPHS_DEVICE or ERR_GRAPH_RECORD.
   void use_graphs(Backend& backend, int64_t table_bytes = kGraphTableBytes);
@@ -39,11 +44,14 @@ class OwnDecoder : public Decoder {
   // Cache blocks of the longest sequence.
   int64_t context_blocks() const;
   at::Tensor logits_of(const at::Tensor& hidden);
+  std::shared_ptr<const PromptChunks> chunks_of(const StepRows& step) const;
 
   torch::jit::Module module_;
   c10::intrusive_ptr<KVCache> cache_;
   int64_t max_batch_;
   int64_t block_bytes_ = 0;
+  std::optional<int64_t> flash_rows_;  // least rows of prompt chunks for the library; none: not used
+  int64_t flash_layers_ = 0;
   std::unique_ptr<DecodeGraphs> graphs_;
 };
 

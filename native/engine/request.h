@@ -123,6 +123,7 @@ struct EngineStats {
   double prompt_tokens_per_second = 0;
   double generated_tokens_per_second = 0;
   GraphCounts graphs;
+  int64_t flash_layers = 0;
   int64_t cache_blocks = 0;
   int64_t cache_blocks_used = 0;
   int64_t cache_blocks_kept = 0;

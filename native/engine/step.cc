@@ -160,6 +160,7 @@ bool Engine::step() {
   });
   steps_ += 1;
   book_.graphs = decoder_->graph_counts();
+  book_.flash_layers = decoder_->flash_layers();
   note_step(parts, std::chrono::duration<double>(Clock::now() - begin).count());
   if (failure) {
     // The step's requests fail together: which row broke it cannot be told apart.

@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,13 +23,14 @@
 #include <tuple>
 #include <vector>
 
+#include "kernels/prompt_chunk.h"
 #include "kernels/steer_types.h"
 
 namespace chatspace {
 
 // Raised with every change of this header or of kernels/steer_types.h. The addon refuses a device
 // library whose `chatspace_cuda_abi()` differs: the two are opened together but built apart.
-constexpr int kBackendAbi = 5;
+constexpr int kBackendAbi = 6;
 
 using OptionalTensor = std::optional<at::Tensor>;
 
@@ -68,6 +70,14 @@ struct AttentionSpec {
   int64_t window = 0;       // w > 0: position p sees p - w + 1 .. p
 };
 
+// The sequences of a step that have several rows in it, for a device whose library can compute their attention.
+struct PromptChunks {
+  std::vector<PromptChunk> list;  // in order of rows
+  // The device backend's own, between the layers of the step: where things lie, by window.
+  mutable std::map<int64_t, at::Tensor> laid_out;
+  mutable int64_t served = 0;  // layers that the library computed
+};
+
 // One layer's attention over one step.
 struct AttentionCall {
   const AttentionSpec* spec;
@@ -84,6 +94,7 @@ struct AttentionCall {
   // Rows of one sequence are adjacent and in order of position; every sequence has at least one row.
   // A row whose row_sequence is -1 - s is padding and the only row of sequence s: it writes nothing to the
   // cache and its result is zero. Padding comes after all other rows.
+  const PromptChunks* chunks = nullptr;  // null: they are our kernels'
   at::Tensor keys;    // [blocks, kv_heads, head_dim, kBlockTokens], the model's dtype
   at::Tensor values;  // [blocks, kv_heads, kBlockTokens, head_dim]
 };
@@ -155,6 +166,14 @@ class Backend {
                          const at::Tensor& down, const OptionalTensor& down_bias, std::string_view act) = 0;
   // Writes the step's keys and values into the cache, then attends -> [T, heads * head_dim].
   virtual at::Tensor attention(const AttentionCall& call) = 0;
+
+  // Why the device's library cannot compute attention of this layer's prompt chunks with a cache of `dtype`,
+  // "" where it can.
+  virtual std::string flash_refusal(at::Device, const AttentionSpec&, at::ScalarType /*dtype*/) {
+    return "the CPU has kernels of its own";
+  }
+  // Prompt chunks of fewer rows, all of a step together, are not worth it.
+  virtual int64_t flash_rows() const { return 0; }
 
   // Steers h = delta + residual (residual may be undefined: h = delta) in float32 and writes the new
   // delta' = h' - residual (or h') in place. When delta is of half precision and residual is float32

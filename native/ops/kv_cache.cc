@@ -211,6 +211,7 @@ at::Tensor KVCache::attend(int64_t layer, const at::Tensor& qkv, const OptionalT
   call.positions = step_.positions;
   call.row_sequence = step_.row_sequence;
   call.block_tables = step_.block_tables;
+  call.chunks = step_.chunks.get();
   call.keys = keys_[index];
   call.values = values_[index];
   return backend_of(qkv).attention(call);

@@ -9,6 +9,7 @@
 
 #include <torch/custom_class.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,8 @@ struct StepLayout {
   at::Tensor positions;     // [T]
   at::Tensor row_sequence;  // [T]
   at::Tensor block_tables;  // [sequences, max_blocks]
+  // What the host knows of the step's prompt chunks, where the device's library may compute them; else null.
+  std::shared_ptr<const PromptChunks> chunks;
 };
 
 class KVCache : public torch::CustomClassHolder {
@@ -41,6 +44,7 @@ class KVCache : public torch::CustomClassHolder {
   int64_t blocks() const { return blocks_; }
   // Bytes one block takes over all layers.
   int64_t block_bytes(at::ScalarType dtype) const;
+  at::ScalarType dtype() const { return keys_.at(0).scalar_type(); }
   // Sets the rows of the next forward and computes cos and sin for each rope.
   void begin_step(StepLayout layout);
   void copy_block(int64_t from, int64_t to);

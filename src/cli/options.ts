@@ -17,6 +17,7 @@ export interface ModelFlags {
   quantize?: LoadOptions["quantize"];
   activations?: LoadOptions["activations"];
   cudaGraphs?: true;
+  flashAttention?: true;
   reproducible?: true;
   threads?: number;
   layers?: string;
@@ -80,6 +81,7 @@ export function addModelOptions(command: Command): Command {
       ).choices(["auto", "float32", "int16"]),
     )
     .option("--cuda-graphs", "replay decode steps on CUDA from recorded graphs")
+    .option("--flash-attention", "on CUDA in 16 bits: prompt chunks by libtorch's flash attention")
     .option("--reproducible", "on CUDA: the same bits alone and in any batch (the CPU is always so)")
     .option("--threads <n>", "threads (default: the cores this process may use)", positiveInteger)
     .option("--layers <path>", "module path of the layer list of a stranger's archive")
@@ -141,6 +143,7 @@ export async function loadModel(flags: ModelFlags, signal: AbortSignal): Promise
         quantize: flags.quantize,
         activations: flags.activations,
         cudaGraphs: flags.cudaGraphs && "on",
+        flashAttention: flags.flashAttention && "on",
         reproducible: flags.reproducible,
         threads: flags.threads,
         layers: flags.layers,

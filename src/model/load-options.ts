@@ -7,6 +7,7 @@ import type {
   NativeAddon,
   NativeCudaGraphs,
   NativeDtype,
+  NativeFlashAttention,
   NativeLoadOptions,
   NativeQuantize,
 } from "../native/contract.ts";
@@ -62,6 +63,13 @@ export interface LoadOptions {
    */
   cudaGraphs?: NativeCudaGraphs;
   /**
+   * "on": prompt chunks of 64 rows and more, in bfloat16 or float16 on CUDA, go to libtorch's flash attention
+   * (tensor cores), which rounds queries and weights to 16 bits; other rows and layers that it cannot compute
+   * stay with our kernels. stats().flashLayers counts. Default "off". An error where no layer could ever go
+   * there (ERR_FLASH_ATTENTION).
+   */
+  flashAttention?: NativeFlashAttention;
+  /**
    * CUDA: a request's logits have the same bits alone, in any batch and in any chunks, at a cost in speed.
    * Default false. Always so on the CPU.
    */
@@ -97,6 +105,7 @@ const KEYS = [
   "tokenBudget",
   "maxBatch",
   "cudaGraphs",
+  "flashAttention",
   "reproducible",
   "strictVectors",
   "signal",
@@ -106,6 +115,7 @@ const KEYS = [
 const QUANTIZE = ["auto", "none", "stored", "int8", "int4"] as const;
 const ACTIVATIONS = ["auto", "float32", "int16"] as const;
 const CUDA_GRAPHS = ["off", "on"] as const;
+const FLASH_ATTENTION = ["off", "on"] as const;
 const DTYPES = ["auto", "float32", "bfloat16", "float16"] as const;
 
 /** @throws TypeError / RangeError naming the option; signal.reason when it has fired. */
@@ -140,6 +150,10 @@ export function compileLoad(given: unknown): CompiledLoad {
       maxBatch: integer("maxBatch", 64, 1, 1 << 16),
       cudaGraphs:
         options.cudaGraphs === undefined ? "off" : checkOneOf("cudaGraphs", options.cudaGraphs, CUDA_GRAPHS),
+      flashAttention:
+        options.flashAttention === undefined
+          ? "off"
+          : checkOneOf("flashAttention", options.flashAttention, FLASH_ATTENTION),
       reproducible:
         options.reproducible === undefined ? false : checkBoolean("reproducible", options.reproducible),
     },

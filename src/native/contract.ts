@@ -10,6 +10,7 @@ export type NativeQuantize = "none" | "stored" | "int8" | "int4";
 export type NativeActivations = "float32" | "int16";
 
 export type NativeCudaGraphs = "off" | "on";
+export type NativeFlashAttention = "off" | "on";
 
 export interface NativeLoadOptions {
   /** Path of a TorchScript archive (our own or a stranger's). */
@@ -41,6 +42,8 @@ export interface NativeLoadOptions {
   cacheBytes: number;
   /** "on": decode steps of our own archives on CUDA are recorded in CUDA graphs and replayed. */
   cudaGraphs: NativeCudaGraphs;
+  /** "on": prompt chunks of our own archives on CUDA go to libtorch's flash attention where it can compute them. */
+  flashAttention: NativeFlashAttention;
   /** CUDA: a row's bits do not depend on the rows beside it. The CPU is always so. */
   reproducible: boolean;
 }
@@ -326,6 +329,8 @@ export interface NativeStats {
   graphsRecorded: number;
   graphSteps: number;
   graphOverflows: number;
+  /** Attention layers of prompt chunks that libtorch's flash attention computed, over all steps. */
+  flashLayers: number;
   cacheBlocks: number;
   /** In use by running requests. */
   cacheBlocksUsed: number;

@@ -58,6 +58,7 @@ const REMEDIES: Readonly<Record<string, readonly string[]>> = {
   ERR_CUDA_DEVICE: ["`chatspace-steer doctor` lists the devices; device: 'cpu' always works."],
   ERR_GRAPHS_DEVICE: ['Load it with device: "cuda:0", or leave cudaGraphs out.'],
   ERR_GRAPHS_MODEL: ['Load it with cudaGraphs: "off".'],
+  ERR_FLASH_ATTENTION: ['Load it with dtype: "bfloat16" on device: "cuda:0", or leave flashAttention out.'],
   ERR_GRAPH_RECORD: ['Load it with cudaGraphs: "off".'],
   ERR_CACHE_MEMORY: ["Give more with cacheBytes, ask for fewer tokens, or run fewer requests at once."],
   ERR_OUT_OF_MEMORY: ["Use a smaller dtype or cacheBytes, or a smaller model."],
@@ -72,7 +73,8 @@ export function nativeError(
 ): SteerError {
   const options = { details, remedies: REMEDIES[code] ?? [], cause };
   if (code === "ERR_DISPOSED") return new DisposedError(code, message, options);
-  if (/^ERR_(CUDA|CACHE|GRAPH|OUT_OF_MEMORY)/.test(code)) return new DeviceError(code, message, options);
+  if (/^ERR_(CUDA|CACHE|GRAPH|FLASH|OUT_OF_MEMORY)/.test(code))
+    return new DeviceError(code, message, options);
   if (/^ERR_(VECTOR|DIRECTION|SITE|GATE|SUBSPACE|REDUCER)/.test(code))
     return new SteeringError(code, message, options);
   return new ModelError(code, message, options);

@@ -19,6 +19,7 @@ export function load(
     tokenBudget: 64,
     maxBatch: 2,
     cudaGraphs: "off",
+    flashAttention: "off",
     reproducible: false,
     cacheBytes: 1 << 26,
   });

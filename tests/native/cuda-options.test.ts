@@ -38,6 +38,22 @@ describe("options of the CUDA half on the CPU", () => {
     rmSync(folder, { recursive: true, force: true });
   });
 
+  it("flashAttention is refused where no layer could use it, with the reason", async () => {
+    const cpu = SteerModel.load("stories260k", { device: "cpu", dtype: "bfloat16", flashAttention: "on" });
+    await expect(cpu).rejects.toMatchObject({
+      code: "ERR_FLASH_ATTENTION",
+      message: expect.stringMatching(/the CPU/),
+    });
+    await expect(cpu).rejects.toBeInstanceOf(DeviceError);
+    const stranger = SteerModel.load(fixture("tensor.pt"), { device: "cpu", flashAttention: "on" });
+    await expect(stranger).rejects.toMatchObject({
+      code: "ERR_FLASH_ATTENTION",
+      message: expect.stringMatching(/archive of our own/),
+    });
+    const misuse = SteerModel.load("stories260k", { device: "cpu", flashAttention: true as unknown as "on" });
+    await expect(misuse).rejects.toBeInstanceOf(TypeError);
+  });
+
   it("a value that is neither on nor off is misuse", async () => {
     const load = SteerModel.load("stories260k", { device: "cpu", cudaGraphs: "auto" as "on" });
     await expect(load).rejects.toBeInstanceOf(TypeError);
@@ -45,7 +61,12 @@ describe("options of the CUDA half on the CPU", () => {
 
   it("no graph is recorded where none was asked for", async () => {
     await plain.generate("Once", { maxTokens: 3 });
-    expect(plain.stats()).toMatchObject({ graphsRecorded: 0, graphSteps: 0, graphOverflows: 0 });
+    expect(plain.stats()).toMatchObject({
+      graphsRecorded: 0,
+      graphSteps: 0,
+      graphOverflows: 0,
+      flashLayers: 0,
+    });
   });
 
   it("reproducible changes nothing on the CPU, which always is", async () => {

@@ -32,6 +32,7 @@ export function open(path: string, options: Partial<NativeLoadOptions> = {}): Pr
     tokenBudget: 256,
     maxBatch: 16,
     cudaGraphs: "off",
+    flashAttention: "off",
     reproducible: false,
     cacheBytes: 1 << 24,
     ...options,

@@ -23,6 +23,7 @@ function open(path = STORIES, options = {}) {
     tokenBudget: 256,
     maxBatch: 16,
     cudaGraphs: "off",
+    flashAttention: "off",
     reproducible: false,
     cacheBytes: 1 << 24,
     ...options,

@@ -30,7 +30,7 @@ cudaError_t attend_chunks(const AttentionArgs& args, cudaStream_t stream);
 cudaError_t steer(const SteerArgs& args, cudaStream_t stream);
 // One site of a recorded step: what there is to do is read on the device.
 cudaError_t steer_slot(const SlotArgs& args, cudaStream_t stream);
-// Steering and the rms_norm() of every row after it; the bits of the two launches.
+// Steering and the rms_norm() of every row after it; made to give the bits of the two launches.
 cudaError_t steer_norm(const SteerNormArgs& args, cudaStream_t stream);
 cudaError_t steer_norm_slot(const SlotNormArgs& args, cudaStream_t stream);
 

@@ -6,13 +6,15 @@
 
 namespace chatspace::cuda {
 
+constexpr int kMostRowThreads = 512;
+
 // Four elements a thread while that fills whole warps; a multiple of 32. One number for all kernels that sum
 // over a row: the order of a sum follows from it, and steering with its norm in one kernel must give the bits
-// of the two kernels. 512 leaves a thread 128 registers, which every device grants.
+// of the two kernels. A kernel launched so says __launch_bounds__(kMostRowThreads): a thread then has registers enough
+// on every device.
 constexpr unsigned row_threads(int64_t hidden) {
-  constexpr int64_t kMost = 512;
   const int64_t wanted = (hidden / 4 + 31) / 32 * 32;
-  return static_cast<unsigned>(wanted < 32 ? 32 : wanted > kMost ? kMost : wanted);
+  return static_cast<unsigned>(wanted < 32 ? 32 : wanted > kMostRowThreads ? kMostRowThreads : wanted);
 }
 
 }  // namespace chatspace::cuda

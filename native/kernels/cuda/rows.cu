@@ -9,7 +9,7 @@
 namespace chatspace::cuda {
 namespace {
 
-__global__ void embed_kernel(EmbedArgs args) {
+__global__ void __launch_bounds__(kMostRowThreads) embed_kernel(EmbedArgs args) {
   const int64_t row = blockIdx.x;
   const int64_t id = args.ids[row];
   const bool known = id >= 0 && id < args.entries;
@@ -18,13 +18,13 @@ __global__ void embed_kernel(EmbedArgs args) {
   }
 }
 
-__global__ void rms_norm_kernel(NormArgs args) {
+__global__ void __launch_bounds__(kMostRowThreads) rms_norm_kernel(NormArgs args) {
   __shared__ float reduce[32];
   CudaBlock block(reduce);
   rms_norm_row(block, args, blockIdx.x);
 }
 
-__global__ void layer_norm_kernel(NormArgs args) {
+__global__ void __launch_bounds__(kMostRowThreads) layer_norm_kernel(NormArgs args) {
   __shared__ float reduce[32];
   CudaBlock block(reduce);
   layer_norm_row(block, args, blockIdx.x);

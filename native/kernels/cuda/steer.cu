@@ -9,7 +9,7 @@
 namespace chatspace::cuda {
 namespace {
 
-__global__ void steer_kernel(SteerArgs args) {
+__global__ void __launch_bounds__(kMostRowThreads) steer_kernel(SteerArgs args) {
   extern __shared__ float row[];
   __shared__ float reduce[32];
   CudaBlock block(reduce);
@@ -18,7 +18,7 @@ __global__ void steer_kernel(SteerArgs args) {
             args.scratch == nullptr ? row : args.scratch + index * (args.hidden + kSteerMaxRank));
 }
 
-__global__ void steer_slot_kernel(SlotArgs args) {
+__global__ void __launch_bounds__(kMostRowThreads) steer_slot_kernel(SlotArgs args) {
   extern __shared__ float row[];
   __shared__ float reduce[32];
   CudaBlock block(reduce);
@@ -27,7 +27,7 @@ __global__ void steer_slot_kernel(SlotArgs args) {
                  args.scratch == nullptr ? row : args.scratch + index * (args.hidden + kSteerMaxRank));
 }
 
-__global__ void steer_norm_kernel(SteerNormArgs args) {
+__global__ void __launch_bounds__(kMostRowThreads) steer_norm_kernel(SteerNormArgs args) {
   extern __shared__ float row[];
   __shared__ float reduce[32];
   CudaBlock block(reduce);
@@ -40,7 +40,7 @@ __global__ void steer_norm_kernel(SteerNormArgs args) {
   steer_norm_row(block, args, index, h);
 }
 
-__global__ void steer_norm_slot_kernel(SlotNormArgs args) {
+__global__ void __launch_bounds__(kMostRowThreads) steer_norm_slot_kernel(SlotNormArgs args) {
   extern __shared__ float row[];
   __shared__ float reduce[32];
   CudaBlock block(reduce);

@@ -3,6 +3,7 @@
 // attention for rows alone in their sequence (decode) and for rows of prompt chunks. Which row is
 // which is found on the device, so that nothing is read back.
 #include "ops/cuda/cuda_backend.h"
+#include "ops/cuda/flash.h"
 #include "ops/cuda/launches.h"
 
 namespace chatspace::cuda {
@@ -85,7 +86,9 @@ at::Tensor CudaBackend::attention(const AttentionCall& call) {
   C10_CUDA_CHECK(rotary_and_cache(args, stream));
   if (!all_chunks) C10_CUDA_CHECK(attend_single_rows(args, stream));
   // As many rows as sequences means one row each.
-  if (all_chunks || rows > sequences) C10_CUDA_CHECK(attend_chunks(args, stream));
+  if (all_chunks || rows > sequences) {
+    if (!attend_by_library(call, args, out)) C10_CUDA_CHECK(attend_chunks(args, stream));
+  }
   return out;
 }
 

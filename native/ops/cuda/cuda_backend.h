@@ -30,6 +30,8 @@ class CudaBackend final : public Backend {
   at::Tensor mlp(const at::Tensor& x, const at::Tensor& up, const OptionalTensor& up_bias, const at::Tensor& down,
                  const OptionalTensor& down_bias, std::string_view act) override;
   at::Tensor attention(const AttentionCall& call) override;
+  std::string flash_refusal(at::Device device, const AttentionSpec& spec, at::ScalarType dtype) override;
+  int64_t flash_rows() const override;
   void steer(const SteerCall& call, at::Tensor& delta, at::Tensor& residual) override;
   std::tuple<at::Tensor, at::Tensor> steer_add_rms_norm(const SteerCall& call, bool paired, at::Tensor& delta,
                                                         at::Tensor& residual, const at::Tensor& weight,
