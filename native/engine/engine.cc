@@ -12,8 +12,8 @@
 
 namespace chatspace {
 
-Engine::Engine(LoadOptions options, Loaded loaded)
-    : options_(std::move(options)), loaded_(std::move(loaded)), thread_([this] { run(); }) {}
+Engine::Engine(LoadOptions options, Loaded loaded, Open open)
+    : options_(std::move(options)), loaded_(std::move(loaded)), open_(std::move(open)), thread_([this] { run(); }) {}
 
 Engine::~Engine() { shutdown(); }
 
@@ -86,7 +86,7 @@ void Engine::run() {
 
 bool Engine::load() {
   const Failure failure = guard([this] {
-    decoder_ = load_decoder(options_);
+    decoder_ = open_(options_);
     blocks_ = std::make_unique<BlockStore>(decoder_->cache_blocks());
     tables_ = std::make_unique<StepTables>(decoder_->sites(), decoder_->device(),
                                            [this](const at::Tensor& rows) { return decoder_->lens(rows); });

@@ -38,8 +38,10 @@ class Engine {
   // The decoder (null on failure) may be read during the call and not after it.
   using Loaded = std::function<void(const Decoder* decoder, const Failure& failure)>;
 
-  // Starts the thread and loads on it; `loaded` is called there.
-  Engine(LoadOptions options, Loaded loaded);
+  using Open = std::function<std::unique_ptr<Decoder>(const LoadOptions& options)>;
+
+  // Starts the thread and loads on it, by `open`; `loaded` is called there.
+  Engine(LoadOptions options, Loaded loaded, Open open = load_decoder);
   // Aborts what runs and joins the thread.
   ~Engine();
   Engine(const Engine&) = delete;
@@ -131,6 +133,7 @@ class Engine {
 
   LoadOptions options_;
   Loaded loaded_;
+  Open open_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<BlockStore> blocks_;

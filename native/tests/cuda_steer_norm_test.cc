@@ -140,7 +140,7 @@ TEST(cuda_recorded_steering_and_norm_leave_the_bits_of_two_for_any_program) {
   constexpr int64_t kSlots = 3, kRows = 8, kHidden = 40, kBytes = 1 << 15;
   int64_t idle = 0;
   for (const Storage& storage : kStorages) {
-    EmulatedTables held(kSlots, kBytes);
+    EmulatedTables held(kSlots, kBytes, /*norms=*/true);
     for (int round = 0; round < 12; ++round) {
       const bool paired = random() % 2 == 0;
       // Fewer rows than were recorded: the rest is padding, which is normed and never steered.

@@ -25,7 +25,10 @@ struct FixedBlock {
 
 class EmulatedTables final : public SiteTables {
  public:
-  EmulatedTables(int64_t slots, int64_t bytes) : layout_(slots, bytes), block_(bytes) {}
+  // norms: the norm after a site by the kernel's body too. Else it is the CPU's, so that a row that nothing steers
+  // has the bits of an eager step.
+  EmulatedTables(int64_t slots, int64_t bytes, bool norms = false)
+      : norms_(norms), layout_(slots, bytes), block_(bytes) {}
   bool fill(const std::vector<SiteWork>& work) override {
     if (!layout_.fill(work)) return false;
     std::memcpy(block_.data(), layout_.bytes().data(), layout_.bytes().size());
@@ -38,6 +41,11 @@ class EmulatedTables final : public SiteTables {
   std::tuple<at::Tensor, at::Tensor> steer_add_rms_norm(int64_t slot, bool paired, at::Tensor& delta,
                                                         at::Tensor& residual, const at::Tensor& weight,
                                                         double eps) override {
+    if (!norms_) {
+      at::Tensor none;
+      steer(slot, delta, paired ? residual : none);
+      return cpu_backend().add_rms_norm(delta, residual, weight, eps);
+    }
     CHECK_THAT(delta.is_contiguous() && residual.is_contiguous());
     const EmulatedNorm norm =
         emulate_slot_norm(block_.data(), slot, paired, delta, residual, weight, eps, kThreads, seed_++);
@@ -47,6 +55,7 @@ class EmulatedTables final : public SiteTables {
 
  private:
   static constexpr int kThreads = 64;
+  bool norms_;
   cuda::SiteTableBlock layout_;
   FixedBlock block_;
   uint32_t seed_ = 1;

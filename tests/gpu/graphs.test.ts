@@ -69,7 +69,7 @@ for (const { dtype, reproducible } of CASES) {
       });
     }
 
-    it("a program leaves nothing behind for the next one", async () => {
+    it("defect 11: a program leaves nothing behind for the next one", async () => {
       const options = { maxTokens: 24, temperature: 0 };
       const first = await graphs.generate(PROMPT, options);
       const steered = await graphs.generate(PROMPT, {
