@@ -85,13 +85,10 @@ async function runBench(model) {
     .map((line) => JSON.parse(line));
   const speeds = lines
     .filter((line) => line.tokensPerSecond !== undefined)
-    .map((row) => [
-      row.load,
-      row.batch,
-      row.case,
-      row.tokensPerSecond.toFixed(1),
-      `${(100 * row.cost).toFixed(1)} %`,
-    ]);
+    .map((row) => [row.load, row.batch, row.case, row.tokensPerSecond.toFixed(1), row.cost]);
+  const prompts = lines
+    .filter((line) => line.promptTokensPerSecond !== undefined)
+    .map((row) => [row.load, row.prompt, row.promptTokensPerSecond.toFixed(1), row.cost, row.flashLayers]);
   const models = lines
     .filter((line) => line.weightBytes !== undefined)
     .map((row) => [
@@ -102,7 +99,7 @@ async function runBench(model) {
       row.graphOverflows,
     ]);
   const peer = lines.find((line) => line.peer === null);
-  return { ok: answer.ok, reason: answer.reason, speeds, models, noPeer: peer?.reason };
+  return { ok: answer.ok, reason: answer.reason, speeds, prompts, models, noPeer: peer?.reason };
 }
 
 function table(head, rows) {
@@ -161,6 +158,8 @@ async function main() {
             ["loaded as", "weights", "graphs recorded", "steps replayed", "steps over capacity"],
             bench.models,
           ),
+          "Prompts alone, unsteered, in turns; cost against our own attention:",
+          table(["loaded as", "tokens", "tokens/s", "cost", "layers by flash attention"], bench.prompts),
           ...(bench.ok ? [] : [`The benchmark failed: ${bench.reason}`]),
         ]),
   ].join("\n\n");

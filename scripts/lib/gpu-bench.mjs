@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Decode on one CUDA device, one JSON line per case on stdout, run by scripts/gpu-check.mjs, which makes the
+// Decode and prompts on one CUDA device, one JSON line per case on stdout, run by scripts/gpu-check.mjs, which makes the
 // table: dtypes, int8 and int4, graphs against eager, reproducible mode, each with and without steering in
-// turns in one process; Hugging Face Transformers on the same device where a Python has it.
+// turns in one process; prompts with our attention and with the library's; Hugging Face Transformers on the same device where a Python has it.
 import { parseArgs } from "node:util";
 import { benchPython, Peer } from "../../bench/lib/peer.mjs";
 import { peerWeights } from "../../bench/lib/peer-weights.mjs";
+import { inTurns, percentText } from "../../bench/lib/turns.mjs";
 import { SteerModel } from "../../dist/index.js";
 
 const { values: option } = parseArgs({
@@ -14,6 +15,7 @@ const { values: option } = parseArgs({
     batches: { type: "string", default: "1,16,64" },
     prompt: { type: "string", default: "64" },
     steps: { type: "string", default: "64" },
+    long: { type: "string", default: "2048" },
     rounds: { type: "string", default: "3" },
   },
 });
@@ -35,8 +37,17 @@ const loads = [
   { as: "bfloat16, int4, graphs", dtype: "bfloat16", quantize: "int4", cudaGraphs: "on" },
 ];
 
-const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
 const print = (row) => process.stdout.write(`${JSON.stringify(row)}\n`);
+
+const mapped = (object, each) =>
+  Object.fromEntries(Object.entries(object).map(([name, value]) => [name, each(value)]));
+
+/** Seconds a token of each case in turns; the first round warms up and records graphs. */
+async function report(as, batch, cases) {
+  for (const { name, per, cost } of await inTurns({ cases, rounds })) {
+    print({ load: as, batch, case: name, tokensPerSecond: 1 / per, cost: percentText(cost) });
+  }
+}
 
 /** Different first tokens, so that no prefix is shared. */
 function promptsOf(batch, vocabSize) {
@@ -60,30 +71,55 @@ function casesOf({ layers, hiddenSize }) {
   };
 }
 
+/** Prompts alone: our attention of chunks against libtorch's, loaded side by side and run in turns. */
+async function measurePrompts() {
+  const models = {};
+  for (const [as, flashAttention] of [
+    ["bfloat16", "off"],
+    ["bfloat16, flash attention", "on"],
+  ])
+    models[as] = await SteerModel.load(option.model, {
+      ...{ device: option.device, dtype: "bfloat16", tokenBudget: 2048, flashAttention },
+    });
+  const { contextLength, vocabSize } = Object.values(models)[0].info;
+  const longest = Math.min(Number(option.long), contextLength - 1);
+  for (const length of [longest >> 3, longest >> 1, longest]) {
+    const tokens = Array.from({ length }, (_, i) => 10 + ((i * 17) % (vocabSize - 10)));
+    const cases = mapped(models, (model) => async () => {
+      const start = performance.now();
+      await model.generate({ tokens }, { maxTokens: 1, temperature: 0, reusePrefix: false });
+      return (performance.now() - start) / 1000 / length;
+    });
+    for (const { name, per, cost } of await inTurns({ cases, rounds: 2 * rounds + 1 })) {
+      const { flashLayers } = models[name].stats();
+      print({
+        load: name,
+        prompt: length,
+        promptTokensPerSecond: 1 / per,
+        cost: percentText(cost),
+        flashLayers,
+      });
+    }
+  }
+  for (const model of Object.values(models)) await model.dispose();
+}
+
 async function measure({ as, ...load }) {
   const model = await SteerModel.load(option.model, { device: option.device, ...load });
   const cases = casesOf(model.info);
   for (const batch of batches) {
     const prompts = promptsOf(batch, model.info.vocabSize).map((tokens) => ({ tokens }));
-    const seconds = Object.fromEntries(Object.keys(cases).map((name) => [name, []]));
-    for (let round = -1; round < rounds; round++) {
-      for (const [name, steering] of Object.entries(cases)) {
-        const options = prompts.map((_, i) => ({
-          ...{ maxTokens: steps, temperature: 0, stopTokens: [] },
-          steering: steering(i),
-        }));
-        const start = performance.now();
-        const results = await model.generate(prompts, options);
-        const taken = (performance.now() - start) / 1000;
-        const tokens = results.reduce((sum, result) => sum + result.tokens.length, 0);
-        if (round >= 0) seconds[name].push(taken / tokens); // round -1 warms up and records graphs
-      }
-    }
-    const plain = median(seconds["not steered"]);
-    for (const [name, each] of Object.entries(seconds)) {
-      const per = median(each);
-      print({ load: as, batch, case: name, tokensPerSecond: 1 / per, cost: per / plain - 1 });
-    }
+    const timed = (steering) => async () => {
+      const options = prompts.map((_, i) => ({
+        ...{ maxTokens: steps, temperature: 0, stopTokens: [] },
+        steering: steering(i),
+      }));
+      const start = performance.now();
+      const results = await model.generate(prompts, options);
+      const taken = (performance.now() - start) / 1000;
+      return taken / results.reduce((sum, result) => sum + result.tokens.length, 0);
+    };
+    await report(as, batch, mapped(cases, timed));
   }
   const { weightBytes, graphsRecorded, graphSteps, graphOverflows } = model.stats();
   print({ load: as, weightBytes, graphsRecorded, graphSteps, graphOverflows });
@@ -109,19 +145,11 @@ async function measurePeer({ layers, vocabSize }) {
     await peer.ask({ do: "load", model: weights, dtype, threads: 1, device: option.device });
     for (const batch of batches) {
       const tokens = promptsOf(batch, vocabSize);
-      const seconds = { "not steered": [], "all layers": [] };
-      for (let round = -1; round < rounds; round++) {
-        for (const name of Object.keys(seconds)) {
-          const layersSteered = name === "not steered" ? [] : every;
-          const answer = await peer.ask({ do: "run", tokens, steps, layers: layersSteered });
-          if (round >= 0) seconds[name].push((answer.promptMs + answer.generateMs) / 1000 / (batch * steps));
-        }
-      }
-      const plain = median(seconds["not steered"]);
-      for (const [name, each] of Object.entries(seconds)) {
-        const per = median(each);
-        print({ load: as, batch, case: name, tokensPerSecond: 1 / per, cost: per / plain - 1 });
-      }
+      const timed = (layersSteered) => async () => {
+        const answer = await peer.ask({ do: "run", tokens, steps, layers: layersSteered });
+        return (answer.promptMs + answer.generateMs) / 1000 / (batch * steps);
+      };
+      await report(as, batch, mapped({ "not steered": [], "all layers": every }, timed));
     }
     peer.close();
   }
@@ -129,4 +157,5 @@ async function measurePeer({ layers, vocabSize }) {
 
 let info;
 for (const load of loads) info = await measure(load);
+await measurePrompts();
 await measurePeer(info);
