@@ -9,20 +9,14 @@
 
 #include "decoder/archive.h"
 #include "decoder/decoder.h"
+#include "decoder/foreign_inputs.h"
 #include "decoder/foreign_sites.h"
 
 namespace chatspace {
 
-// Which argument of forward takes what; -1 = it has none.
-struct ForeignInputs {
-  int64_t tokens = -1;
-  int64_t mask = -1;
-  int64_t positions = -1;
-  int64_t cache_positions = -1;  // positions as one row, [tokens]
-  int64_t past = -1;
-  int64_t use_cache = -1;
-  int64_t count = 0;
-};
+inline constexpr const char* kForeignRemedy =
+    "save the traced or scripted module itself (torch.jit.save), not the result of torch.jit.freeze or "
+    "optimize_for_inference; scripts/py/export_torchscript.py writes a fitting one";
 
 class ForeignDecoder : public Decoder {
  public:
@@ -40,21 +34,21 @@ class ForeignDecoder : public Decoder {
     at::Tensor logits;  // [tokens, vocab]
     c10::IValue past;
   };
-  void find_inputs(const std::string& path);
   void find_layers_path(const LoadOptions& options);
+  void install_sites();
+  Outputs run(torch::jit::Module& module, const std::vector<int64_t>& tokens, int64_t first_position,
+              const c10::IValue& past);
+  c10::IValue empty_past() const;
+  // foreign_probe.cc
   // Runs a copy of the module (its tensors shared) with observers and learns each site's output form.
   void probe(const std::string& path);
   // The same prefix must give the same logits at another length, and in parts when there is a past.
   void check_lengths(torch::jit::Module& module, const at::Tensor& whole, const std::string& path);
-  void install_sites();
   // Moves a part of each delta into its residual: a true pair does not notice, and anything else does.
   void check_pairs(const std::string& path);
   void drop_past();
-  Outputs run(torch::jit::Module& module, const std::vector<int64_t>& tokens, int64_t first_position,
-              const c10::IValue& past);
   Outputs probe_run(torch::jit::Module& module, const std::vector<int64_t>& tokens, int64_t first_position,
                     const c10::IValue& past, const std::string& path);
-  c10::IValue empty_past() const;
 
   torch::jit::Module module_;
   ForeignInputs inputs_;
