@@ -37,7 +37,7 @@ import {
   stepsOf,
   wallRatios,
 } from "./lib/alternate.mjs";
-import { BatchRunner } from "./lib/batch-run.mjs";
+import { BatchRunner, checkRows } from "./lib/batch-run.mjs";
 import { costText, shareText, summary } from "./lib/paired.mjs";
 import { publish } from "./lib/report.mjs";
 import { gather, kept, packed } from "./lib/samples.mjs";
@@ -83,11 +83,12 @@ const common = (batch) => [
   ...sweep(batch, batch === 1 ? [1] : [1, batch], ["add", "add + cap + ablate"]),
 ];
 
+/** idle: with a program that never acts; a whole run of 256 requests takes long. */
 const TABLES = {
-  batch32: { seconds: 360, cases: sweep(32, doubling(32), ["add", MIX]) },
+  batch32: { seconds: 360, idle: true, cases: sweep(32, doubling(32), ["add", MIX]) },
   batch256: { seconds: 480, cases: [...sweep(256, doubling(256), ["add"]), ...sweep(256, [1, 256], [MIX])] },
   operations: { seconds: 480, cases: Object.keys(PROGRAMS).flatMap((kind) => sweep(32, [1, 32], [kind])) },
-  common: { seconds: 240, cases: [1, 8, 16].flatMap(common) },
+  common: { seconds: 240, idle: true, cases: [1, 8, 16].flatMap(common) },
 };
 const QUICK = { seconds: 45, cases: sweep(16, [1, 4, 16], ["add", MIX]) };
 
@@ -110,7 +111,7 @@ try {
   await model.dispose();
 }
 
-async function measure(name, { cases, seconds }) {
+async function measure(name, { cases, seconds, idle }) {
   const settings = { model: basename(args.model), dtype: args.dtype, threads, machine: addon.machine().isa };
   const save = args.save && !args.quick;
   const have = args.add ? kept(`programs-${name}`, settings) : {};
@@ -120,12 +121,12 @@ async function measure(name, { cases, seconds }) {
     await runner.run({ tokens, steps: 2 });
     const { stepMs } = await runner.run({ tokens, steps: 4 });
     const cells = 1 + 2 * Math.min(48, Math.max(5, Math.round(RUN_MS / 2 / stepMs)));
-    const idle = makePrograms("add", { count: 1, layers: every, width: hiddenSize });
     const add = (each, length, run) => {
       runs[label(each)] = { run, length };
     };
     add({ batch, kind: NOISE }, cells - 2, () => alternating({ tokens, cells }));
-    add({ batch, kind: IDLE }, IDLE_RUNS - 2, () => wholeRuns(tokens, idle[0]));
+    const never = makePrograms("add", { count: 1, layers: every, width: hiddenSize });
+    if (idle) add({ batch, kind: IDLE }, IDLE_RUNS - 2, () => wholeRuns(tokens, never[0]));
     for (const each of cases.filter((other) => other.batch === batch)) {
       const at = each.at === "all" ? every : [layers >> 1];
       const made = makePrograms(each.kind, {
@@ -186,17 +187,6 @@ function scoped(programs, positions) {
         program.map((operation) => ({ ...operation, scope: { positions } })),
       );
     return made.get(program);
-  });
-}
-
-/** What was not applied would be cheap. */
-function checkRows({ applied }, programs, expected) {
-  applied.forEach((rows, request) => {
-    const operations = programs?.[request].length ?? 0;
-    if (rows.length !== operations || rows.some((count) => count !== expected))
-      throw new Error(
-        `request ${request}: rows touched ${rows}, expected ${expected} by each of ${operations}`,
-      );
   });
 }
 

@@ -15,6 +15,23 @@ import { median } from "./table.mjs";
 
 const MOST_TRIES = 6;
 
+/**
+ * What was not applied would be cheap.
+ * @param answer { applied: [request][operation] rows }
+ * @param programs of the requests; undefined: none has one
+ * @param expected rows each operation has to have touched
+ * @throws Error at the first request with other rows
+ */
+export function checkRows({ applied }, programs, expected) {
+  applied.forEach((rows, request) => {
+    const operations = programs?.[request].length ?? 0;
+    if (rows.length !== operations || rows.some((count) => count !== expected))
+      throw new Error(
+        `request ${request}: rows touched ${rows}, expected ${expected} by each of ${operations}`,
+      );
+  });
+}
+
 export class BatchRunner {
   #model;
   #budget;

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Interleaved measurement on machines whose speed drifts. Absolute figures of two moments cannot be compared
-// there; what lies side by side can. So every case is measured between runs of the baseline, the ratio is
-// taken within that neighbourhood, and what is reported is the median of the ratios with an interval.
+// there; what lies side by side can. So a ratio is taken within a neighbourhood, and what is reported is the median of
+// the ratios with an interval. lib/alternate.mjs has neighbourhoods of single steps, for what can be turned on and
+// off within a run; here are those of whole runs.
 //
-// abba():     A B B A C C A ...  A is the baseline, its runs shared by the cases left and right of them. One
-//             ratio a case and round: (B + B) / (A + A). A drift that is linear over the four cancels. With the
-//             baseline itself among the cases the table shows its own noise.
 // mirrored(): a b c c b a        sides of equal rank (ours and its peers). One figure a side and round, the
 //             mean of its two runs; linear drift cancels likewise.
 //
@@ -20,16 +18,6 @@ export function seeded(seed) {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
     return state / 2 ** 32;
   };
-}
-
-/** A copy in random order. */
-export function shuffled(list, random) {
-  const out = [...list];
-  for (let i = out.length - 1; i > 0; i--) {
-    const j = Math.floor(random() * (i + 1));
-    [out[i], out[j]] = [out[j], out[i]];
-  }
-  return out;
 }
 
 /**
@@ -56,49 +44,6 @@ export function summary(values, { resamples = 2000, seed = 1, stretch = 1 } = {}
     low: medians[Math.floor(0.025 * (resamples - 1))],
     high: medians[Math.ceil(0.975 * (resamples - 1))],
   };
-}
-
-/**
- * Cases against a baseline. The order of the cases is drawn anew each round.
- *
- * @param baseline async () => cost
- * @param cases { name: async () => cost }
- * @param rounds most rounds; `seconds` ends earlier, after a whole round (one at least)
- * @param onRound (done, results) => void, after each round
- * @returns { baseline: costs, rounds, cases: { name: { costs, baselines, ratios } } }; costs[i] and
- *   baselines[i] are means of two runs, ratios[i] their quotient.
- */
-export async function abba({
-  baseline,
-  cases,
-  rounds = 5,
-  seconds = Number.POSITIVE_INFINITY,
-  seed = 1,
-  onRound,
-}) {
-  const random = seeded(seed);
-  const results = Object.fromEntries(
-    Object.keys(cases).map((name) => [name, { costs: [], baselines: [], ratios: [] }]),
-  );
-  const base = [await baseline()];
-  const begin = performance.now();
-  let done = 0;
-  while (done < rounds && (done === 0 || fits(begin, done, seconds))) {
-    for (const name of shuffled(Object.keys(cases), random)) {
-      const before = base.at(-1);
-      const first = await cases[name]();
-      const second = await cases[name]();
-      const after = await baseline();
-      base.push(after);
-      const into = results[name];
-      into.costs.push((first + second) / 2);
-      into.baselines.push((before + after) / 2);
-      into.ratios.push((first + second) / (before + after));
-    }
-    done++;
-    onRound?.(done, results);
-  }
-  return { baseline: base, rounds: done, cases: results };
 }
 
 /**

@@ -15,6 +15,8 @@ import {
   // @ts-expect-error plain JavaScript without types
 } from "../../bench/lib/alternate.mjs";
 // @ts-expect-error plain JavaScript without types
+import { checkRows } from "../../bench/lib/batch-run.mjs";
+// @ts-expect-error plain JavaScript without types
 import { costText, shareText, summary } from "../../bench/lib/paired.mjs";
 
 const OPERATORS = ["step", "tables", "steer"];
@@ -163,5 +165,18 @@ describe("alternating steps", () => {
     expect(() => stepsOf(profile, OPERATORS, { count: 10, rows: 32 })).toThrow(/expected 11 steps/);
     expect(() => contrasts([1, 2, 3], [true, false, false])).toThrow(/do not alternate/);
     expect(() => contrasts([1, 2], [true, false])).toThrow(/three or more/);
+  });
+
+  it("refuse a run in which an operation was not applied, or once too often, or to somebody else", () => {
+    const programs = [[{}, {}], [{}]];
+    checkRows({ applied: [[4, 4], [4]] }, programs, 4);
+    checkRows({ applied: [[], []] }, undefined, 0);
+    for (const applied of [
+      [[4, 3], [4]],
+      [[4, 4], [5]],
+      [[4], [4]],
+    ])
+      expect(() => checkRows({ applied }, programs, 4)).toThrow(/rows touched/);
+    expect(() => checkRows({ applied: [[1], []] }, undefined, 0)).toThrow(/request 0/);
   });
 });

@@ -2,7 +2,7 @@
 // The measuring must not find differences that are not there, nor miss those that are.
 import { describe, expect, it } from "vitest";
 // @ts-expect-error plain JavaScript without types
-import { abba, costText, mirrored, summary } from "../../bench/lib/paired.mjs";
+import { costText, mirrored, summary } from "../../bench/lib/paired.mjs";
 
 /** A machine that gets slower all the time: each run takes `drift` more than the one before. */
 function machine(drift: number) {
@@ -16,38 +16,6 @@ function machine(drift: number) {
   };
   return { run, order };
 }
-
-describe("abba", () => {
-  it("finds no difference between equal cases on a machine that drifts", async () => {
-    const { run, order } = machine(0.01);
-    const measured = await abba({
-      baseline: run("A", 100),
-      cases: { same: run("B", 100), dearer: run("C", 110) },
-      rounds: 6,
-    });
-    expect(measured.rounds).toBe(6);
-    expect(order).toHaveLength(1 + 6 * 2 * 3);
-    for (const ratio of measured.cases.same.ratios) expect(ratio).toBeCloseTo(1, 12);
-    for (const ratio of measured.cases.dearer.ratios) expect(ratio).toBeCloseTo(1.1, 12);
-    // Each case twice in a row, between two runs of the baseline.
-    expect(order.join("")).toMatch(/^A(BBACCA|CCABBA)+$/);
-    expect(order.join("")).toContain("ABBACCA");
-    expect(order.join("")).toContain("ACCABBA");
-  });
-
-  it("takes whole rounds only, one at least, however short the time", async () => {
-    const { run, order } = machine(0);
-    const measured = await abba({
-      baseline: run("A", 1),
-      cases: { b: run("B", 1), c: run("C", 1) },
-      rounds: 50,
-      seconds: 0,
-    });
-    expect(measured.rounds).toBe(1);
-    expect(order).toHaveLength(7);
-    expect(measured.cases.b.ratios).toHaveLength(1);
-  });
-});
 
 describe("mirrored", () => {
   it("goes forth and back, and leaves out a side that cannot do the case", async () => {
