@@ -56,11 +56,13 @@ const addon = loadAddon();
 const threads = Number(args.threads ?? addon.machine().cores);
 const works = args.work.split(",");
 const most = Math.max(1, ...works.filter((work) => work !== "prefill").map(Number));
+// Requests join behind a prompt of one step (lib/batch-run.mjs): a small model needs a long one.
+const budget = works.includes("prefill") ? CHUNK : 512;
 const model = await SteerModel.load(args.model, {
-  ...{ dtype: args.dtype, threads, tokenBudget: CHUNK, maxBatch: most + 1 },
+  ...{ dtype: args.dtype, threads, tokenBudget: budget, maxBatch: most + 1 },
 });
 const { layers, vocabSize } = model.info;
-const runner = new BatchRunner(model, CHUNK, addon);
+const runner = new BatchRunner(model, budget, addon);
 const runs = new CaptureRuns({
   ...{ model, addon, runner, chunk: CHUNK },
   target: join(args.folder, `capture-bench-${process.pid}`),
