@@ -65,9 +65,10 @@ const PROMPT = 1;
 const SETTLE = 2;
 /** Milliseconds of a run: as short as joining allows, so that every case comes up often. */
 const RUN_MS = 4000;
-/** Whole runs that price a program which never acts, and the steps of each. */
+/** Whole runs that price a program which never acts, the steps of each, and those before them that are left out. */
 const IDLE_RUNS = 5;
-const IDLE_STEPS = 4;
+const IDLE_STEPS = 6;
+const IDLE_SETTLE = 6;
 const LINES = ["steer", "tables"];
 const HOW = { stretch: STRETCH };
 /** Once a request. */
@@ -166,7 +167,7 @@ async function wholeRuns(tokens, program) {
   for (let i = 0; i < active.length; i += IDLE_STEPS) {
     const answer = await runner.run({
       tokens,
-      steps: SETTLE + IDLE_STEPS,
+      steps: IDLE_SETTLE + IDLE_STEPS,
       programs: active[i] ? programs : undefined,
     });
     checkRows(answer, active[i] ? programs : undefined, 0);
@@ -254,7 +255,7 @@ function report(name, { have, settings, save }) {
         },
       ],
       notes: [
-        `cost: median of the ratios of each step to those beside it and its 95 % bootstrap interval; the noise's interval reaches ${fixed(100 * beyond)} %`,
+        `cost: median of the ratios of each step to those beside it and its 95 % bootstrap interval (their range under 20); the noise's interval reaches ${fixed(100 * beyond)} %`,
         "steer + tables: by the engine's counters in the steered steps, and in microseconds a layer; submit and compile: once a request, outside the steps",
       ],
       samples: packed(settings, have, ONCE),

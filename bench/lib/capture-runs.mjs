@@ -2,7 +2,7 @@
 // Runs in which every other step, or every other block of steps, is captured, and how the rows leave.
 //
 // Rows that are kept ("memory"), reduced to a mean, or written to a file at the end of a run are paid for in the
-// step that makes them, up to what the end costs, which is told apart (lib/batch-run.mjs, `tail`). Rows that
+// step that makes them, up to what the end costs, which is told apart (lib/profiled.mjs, `tail`). Rows that
 // leave while the run goes on are dealt with by another thread during the steps that follow: there a letter is
 // a block of steps, a chunk holds the rows of one block, and half a block is captured before the first letter, so
 // that each chunk is sent in the middle of a captured block and dealt with before its end.
@@ -12,8 +12,8 @@ import { profiled } from "./profiled.mjs";
 
 /** Steps after joining that are not looked at. */
 const SETTLE = 2;
-const DECODE_BLOCK = 4;
-const PREFILL_BLOCK = 2;
+/** Steps of a letter where rows leave during the run. */
+const BLOCK = 2;
 
 /**
  * @param model loaded with tokenBudget `chunk`
@@ -34,9 +34,7 @@ export class CaptureRuns {
 
   /** Steps of a letter. */
   block(how, prefill) {
-    if (how === "stream" || (prefill && how.startsWith("file")))
-      return prefill ? PREFILL_BLOCK : DECODE_BLOCK;
-    return 1;
+    return how === "stream" || (prefill && how.startsWith("file")) ? BLOCK : 1;
   }
 
   /**

@@ -22,12 +22,13 @@ export function seeded(seed) {
 
 /**
  * Median with a 95 % percentile-bootstrap interval (2,000 resamples, fixed seed). With fewer than five values
- * a bootstrap says nothing that the values do not: the interval is then their range.
+ * (stretches of them) a bootstrap says nothing that the values do not: the interval is then their range.
  * @param stretch values that follow one another are drawn so many at a time: neighbours that depend on one another
  */
 export function summary(values, { resamples = 2000, seed = 1, stretch = 1 } = {}) {
   const middle = median(values);
-  if (values.length < 5) return { median: middle, low: Math.min(...values), high: Math.max(...values) };
+  if (values.length < 5 * stretch)
+    return { median: middle, low: Math.min(...values), high: Math.max(...values) };
   const random = seeded(seed);
   const length = Math.min(stretch, values.length);
   const drawn = new Float64Array(values.length);

@@ -7,6 +7,7 @@ const FIELDS = ["a", "b", "cpuA", "cpuB", "idleUs", "activeUs"];
 
 /**
  * Runs whichever case has had least until the time is over: a run that is cut short has the same of each.
+ * SIGINT and SIGTERM end it after the run at hand, with what there is.
  * @param cases { name: { run: async () => samples, length } }: length is how many samples a run brings
  * @param have { name: samples } that is added to
  * @param seconds for all; a case whose longest run so far does not fit any more is left out, one that has
@@ -18,15 +19,25 @@ export async function gather({ cases, have, seconds, onRun }) {
   const left = () => seconds - (performance.now() - begin) / 1000;
   const took = {};
   const runs = (name) => (have[name] ?? []).length / cases[name].length;
-  for (;;) {
-    const names = Object.keys(cases).filter((name) => runs(name) === 0 || left() > (took[name] ?? 0));
-    if (names.length === 0) return;
-    const least = names.reduce((a, b) => (runs(b) < runs(a) ? b : a));
-    const start = performance.now();
-    const samples = await cases[least].run();
-    took[least] = Math.max(took[least] ?? 0, (performance.now() - start) / 1000);
-    have[least] = [...(have[least] ?? []), ...samples];
-    onRun?.(least, have);
+  const signals = ["SIGINT", "SIGTERM"];
+  let stopped = false;
+  const stop = () => {
+    stopped = true;
+  };
+  for (const signal of signals) process.once(signal, stop);
+  try {
+    while (!stopped) {
+      const names = Object.keys(cases).filter((name) => runs(name) === 0 || left() > (took[name] ?? 0));
+      if (names.length === 0) return;
+      const least = names.reduce((a, b) => (runs(b) < runs(a) ? b : a));
+      const start = performance.now();
+      const samples = await cases[least].run();
+      took[least] = Math.max(took[least] ?? 0, (performance.now() - start) / 1000);
+      have[least] = [...(have[least] ?? []), ...samples];
+      onRun?.(least, have);
+    }
+  } finally {
+    for (const signal of signals) process.removeListener(signal, stop);
   }
 }
 

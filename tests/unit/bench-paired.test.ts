@@ -45,6 +45,10 @@ describe("summary", () => {
     // One outlier of seven does not own the interval's lower end, and does not move the median.
     expect(once.low).toBeLessThan(1.01);
     expect(summary([1, 2, 4])).toEqual({ median: 2, low: 1, high: 4 });
+    // Nineteen values in stretches of four are fewer than five stretches.
+    const few = Array.from({ length: 19 }, (_, i) => i);
+    expect(summary(few, { stretch: 4 })).toEqual({ median: 9, low: 0, high: 18 });
+    expect(summary([...few, 19], { stretch: 4 }).high).toBeLessThan(19);
   });
 
   it("covers the true median about as often as it says", () => {
