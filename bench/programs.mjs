@@ -27,20 +27,12 @@ import { basename } from "node:path";
 import { parseArgs } from "node:util";
 import { SteerModel } from "../dist/index.js";
 import { loadAddon } from "../dist/native/loader.js";
-import {
-  cpuRatios,
-  letters,
-  rangesOf,
-  STRETCH,
-  samplesOf,
-  shares,
-  stepsOf,
-  wallRatios,
-} from "./lib/alternate.mjs";
-import { BatchRunner, checkRows } from "./lib/batch-run.mjs";
+import { cpuRatios, STRETCH, shares, wallRatios } from "./lib/alternate.mjs";
+import { BatchRunner } from "./lib/batch-run.mjs";
 import { costText, shareText, summary } from "./lib/paired.mjs";
 import { publish } from "./lib/report.mjs";
 import { gather, kept, packed } from "./lib/samples.mjs";
+import { IDLE_RUNS, idleRuns, steeredSteps } from "./lib/steered-steps.mjs";
 import { makePrograms, PROGRAMS } from "./lib/steering-cases.mjs";
 import { fixed, median } from "./lib/table.mjs";
 import { prompts } from "./lib/workload.mjs";
@@ -61,15 +53,8 @@ const { values: args } = parseArgs({
   },
 });
 const PROMPT = 1;
-/** Steps after joining that are not looked at. */
-const SETTLE = 2;
 /** Milliseconds of a run: as short as joining allows, so that every case comes up often. */
 const RUN_MS = 4000;
-/** Whole runs that price a program which never acts, the steps of each, and those before them that are left out. */
-const IDLE_RUNS = 5;
-const IDLE_STEPS = 6;
-const IDLE_SETTLE = 6;
-const LINES = ["steer", "tables"];
 const HOW = { stretch: STRETCH };
 /** Once a request. */
 const ONCE = ["submitMs", "admitMs"];
@@ -125,9 +110,14 @@ async function measure(name, { cases, seconds, idle }) {
     const add = (each, length, run) => {
       runs[label(each)] = { run, length };
     };
-    add({ batch, kind: NOISE }, cells - 2, () => alternating({ tokens, cells }));
-    const never = makePrograms("add", { count: 1, layers: every, width: hiddenSize });
-    if (idle) add({ batch, kind: IDLE }, IDLE_RUNS - 2, () => wholeRuns(tokens, never[0]));
+    const stepwise = (programs) => () =>
+      steeredSteps({ runner, operators, tokens, cells, programs, seed: seed++ });
+    add({ batch, kind: NOISE }, cells - 2, stepwise());
+    const [program] = makePrograms("add", { count: 1, layers: every, width: hiddenSize });
+    if (idle)
+      add({ batch, kind: IDLE }, IDLE_RUNS - 2, () =>
+        idleRuns({ runner, operators, tokens, program, seed: seed++ }),
+      );
     for (const each of cases.filter((other) => other.batch === batch)) {
       const at = each.at === "all" ? every : [layers >> 1];
       const made = makePrograms(each.kind, {
@@ -137,7 +127,7 @@ async function measure(name, { cases, seconds, idle }) {
         seed: each.count,
       });
       const programs = tokens.map((_, i) => made[i % each.count]);
-      add(each, cells - 2, () => alternating({ tokens, cells, programs }));
+      add(each, cells - 2, stepwise(programs));
     }
   }
   await gather({
@@ -145,50 +135,6 @@ async function measure(name, { cases, seconds, idle }) {
     onRun: (done) => process.stderr.write(`${name}: ${done}: ${have[done].length}\n`),
   });
   report(name, { have, settings, save });
-}
-
-/** One run; its comparisons. */
-async function alternating({ tokens, cells, programs }) {
-  const active = letters({ cells, seed: seed++ });
-  const positions = rangesOf(active, PROMPT + SETTLE);
-  const steps = SETTLE + active.length;
-  const answer = await runner.run({ tokens, steps, programs: programs && scoped(programs, positions) });
-  checkRows(answer, programs, active.filter(Boolean).length);
-  const each = stepsOf(answer.marks, operators, { count: active.length, rows: tokens.length });
-  const { submitMs, admitMs } = answer;
-  return samplesOf(each, active, { lines: LINES }).map((sample) => ({ ...sample, submitMs, admitMs }));
-}
-
-/** Short whole runs in turns: with a program that acts on none of their tokens, and with none. */
-async function wholeRuns(tokens, program) {
-  const programs = scoped(new Array(tokens.length).fill(program), [[100_000, 100_001]]);
-  const steps = [];
-  const active = letters({ cells: IDLE_RUNS, block: IDLE_STEPS, seed: seed++ });
-  for (let i = 0; i < active.length; i += IDLE_STEPS) {
-    const answer = await runner.run({
-      tokens,
-      steps: IDLE_SETTLE + IDLE_STEPS,
-      programs: active[i] ? programs : undefined,
-    });
-    checkRows(answer, active[i] ? programs : undefined, 0);
-    steps.push(...stepsOf(answer.marks, operators, { count: IDLE_STEPS, rows: tokens.length }));
-  }
-  return samplesOf(steps, active, { lines: LINES, block: IDLE_STEPS }).map((sample) => ({
-    ...{ ...sample, submitMs: 0, admitMs: 0 },
-  }));
-}
-
-/** Equal programs stay one object: they cost the caller what they cost him otherwise. */
-function scoped(programs, positions) {
-  const made = new Map();
-  return programs.map((program) => {
-    if (!made.has(program))
-      made.set(
-        program,
-        program.map((operation) => ({ ...operation, scope: { positions } })),
-      );
-    return made.get(program);
-  });
 }
 
 function label({ batch, kind, count = 0, at = "all" }) {
