@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // SPDX-License-Identifier: Apache-2.0
-// Compares src/native/contract.ts with the addon: what it exports, the shape of versions and machine(),
+// Compares src/native/contract.ts and contract/ with the addon: what it exports, the shape of versions and machine(),
 // and, on the model in models/, the members of a loaded model and of its info. Either side having more
 // or less than the other is a failure: the contract is the only description of the boundary.
 import fs from "node:fs";
@@ -15,7 +15,7 @@ const problems = [];
 /** Members of `interface NAME { ... }`: name -> "method" | "value". */
 export function interfaceMembers(source, name) {
   const start = new RegExp(`export interface ${name} \\{`).exec(source);
-  if (!start) throw new Error(`contract.ts has no interface ${name}`);
+  if (!start) throw new Error(`the contract has no interface ${name}`);
   const members = new Map();
   let depth = 0;
   let statement = "";
@@ -56,8 +56,17 @@ function membersOf(object) {
   return members;
 }
 
+/** contract.ts and the files it is made of. */
+function contractText() {
+  const folder = path.join(root, "src/native");
+  const parts = fs.readdirSync(path.join(folder, "contract")).sort();
+  return ["contract.ts", ...parts.map((name) => path.join("contract", name))]
+    .map((name) => fs.readFileSync(path.join(folder, name), "utf8"))
+    .join("\n");
+}
+
 async function main() {
-  const text = fs.readFileSync(path.join(root, "src/native/contract.ts"), "utf8");
+  const text = contractText();
   const source = text.replace(/\/\*[\s\S]*?\*\//g, "").replace(/\/\/[^\n]*/g, "");
   if (!fs.existsSync(loader)) throw new Error("dist/ is missing: run `npm run build` first");
   const { loadAddon } = await import(pathToFileURL(loader).href);
