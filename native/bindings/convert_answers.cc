@@ -145,6 +145,7 @@ Napi::Object to_js(Napi::Env env, const EngineStats& stats) {
   set("running", stats.running);
   set("waiting", stats.waiting);
   set("requests", stats.requests);
+  set("programs", stats.programs);
   set("steps", stats.steps);
   set("promptTokens", stats.prompt_tokens);
   set("generatedTokens", stats.generated_tokens);

@@ -84,8 +84,9 @@ Failure Engine::prepare(Sequence& sequence) {
   return guard([&] {
     SiteTable& sites = decoder_->sites();
     if (!sequence.spec.program.empty()) {
-      sequence.program = Program::compile(sequence.spec.program, sites, decoder_->device());
+      sequence.program = programs_->share(sequence.spec.program, sites);
       sequence.latches.assign(sequence.program->readings().size(), std::numeric_limits<float>::quiet_NaN());
+      sequence.spec.program = {};  // its vectors are held once, by the programs that use them
     }
     prepare_captures(sequence);
     sequence.needed = sequence.first_needed();

@@ -166,12 +166,14 @@ void Engine::drop_finished() {
     list->erase(std::remove_if(list->begin(), list->end(), done), list->end());
   }
   finished_.clear();
+  if (programs_ != nullptr) programs_->sweep();
 }
 
 void Engine::close_step() {
   drop_finished();
   book_.running = static_cast<int64_t>(running_.size());
   book_.waiting = static_cast<int64_t>(waiting_.size());
+  book_.programs = programs_->size();
   book_.cache_blocks_used = blocks_->used();
   book_.cache_blocks_kept = blocks_->kept();
   book_.cache_evictions = blocks_->evictions();

@@ -79,6 +79,7 @@ void Engine::run() {
     running_.clear();
     waiting_.clear();
     tables_.reset();
+    programs_.reset();
     decoder_.reset();
   }
   pool_.reset();
@@ -88,6 +89,7 @@ bool Engine::load() {
   const Failure failure = guard([this] {
     decoder_ = open_(options_);
     blocks_ = std::make_unique<BlockStore>(decoder_->cache_blocks());
+    programs_ = std::make_unique<ProgramTable>(decoder_->device());
     tables_ = std::make_unique<StepTables>(decoder_->sites(), decoder_->device(),
                                            [this](const at::Tensor& rows) { return decoder_->lens(rows); });
     book_.weight_bytes = decoder_->info().weight_bytes;

@@ -29,6 +29,7 @@
 #include "engine/sequence.h"
 #include "engine/tally.h"
 #include "kernels/thread_pool.h"
+#include "steering/program_table.h"
 #include "steering/step_tables.h"
 
 namespace chatspace {
@@ -137,6 +138,7 @@ class Engine {
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<BlockStore> blocks_;
+  std::unique_ptr<ProgramTable> programs_;
   std::unique_ptr<StepTables> tables_;
   // Both by age, oldest first: ids ascend.
   std::vector<std::unique_ptr<Sequence>> waiting_;

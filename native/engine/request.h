@@ -107,6 +107,7 @@ struct EngineStats {
   int64_t running = 0;
   int64_t waiting = 0;
   int64_t requests = 0;
+  int64_t programs = 0;  // held compiled: equal ones of several requests are one
   int64_t steps = 0;
   int64_t prompt_tokens = 0;
   int64_t generated_tokens = 0;

@@ -111,22 +111,20 @@ void check_basis(const OperationSpec& spec, const Site& site) {
   }
 }
 
-at::Tensor on_device(const std::vector<float>& values, double divisor, at::Device device) {
-  at::Tensor host = at::empty({static_cast<int64_t>(values.size())}, at::kFloat);
-  float* out = host.data_ptr<float>();
-  for (size_t k = 0; k < values.size(); ++k) {
-    out[k] = divisor == 1.0 ? values[k] : static_cast<float>(values[k] / divisor);
-  }
-  return host.to(device);
-}
-
 void add_floats(Hash128& key, std::initializer_list<float> values) {
   for (float value : values) key.add(std::bit_cast<uint32_t>(value));
 }
 
+// By content: cache keys outlive programs and their vectors.
+void add_vector(Hash128& key, const VectorRef& vector) {
+  const Hash128 hash = vector == nullptr ? Hash128{} : vector->hash;
+  key.add(hash.a);
+  key.add(hash.b);
+}
+
 }  // namespace
 
-void Program::compile_gate(const GateSpec& gate, int64_t site, const SiteTable& sites, at::Device device,
+void Program::compile_gate(const GateSpec& gate, int64_t site, const SiteTable& sites, VectorTable& vectors,
                            CompiledOperation& out) {
   const int64_t from = gate.site.empty() ? site : sites.require(gate.site);
   const Site& place = sites.at(from);
@@ -149,27 +147,26 @@ void Program::compile_gate(const GateSpec& gate, int64_t site, const SiteTable& 
   out.content.add(static_cast<uint64_t>(from) + 1);
   out.content.add((gate.above ? 1u : 0u) | (gate.cosine ? 2u : 0u) | (gate.latch ? 4u : 0u));
   add_floats(out.content, {gate.threshold});
-  out.content.add_bytes(gate.direction.data(), gate.direction.size() * sizeof(float));
+  const VectorRef direction = vectors.share(gate.direction, norm);
+  add_vector(out.content, direction);
   if (from == site && !gate.latch) {
-    out.gate_direction = on_device(gate.direction, norm, device);
-    out.op.gate = out.gate_direction.data_ptr<float>();
+    out.gate_direction = direction;
+    out.op.gate = direction->data();
     return;
   }
   // Operations at many layers usually share one gate: it is read once.
-  Hash128 content;
-  content.add_bytes(gate.direction.data(), gate.direction.size() * sizeof(float));
   const auto same = [&](const GateReading& r) {
-    return r.site == from && r.cosine == gate.cosine && r.content == content;
+    return r.site == from && r.cosine == gate.cosine && r.direction == direction;
   };
   const auto known = std::find_if(readings_.begin(), readings_.end(), same);
   out.gate = static_cast<int32_t>(known - readings_.begin());
   if (known == readings_.end()) {
-    readings_.push_back({from, on_device(gate.direction, norm, device), gate.cosine, content});
+    readings_.push_back({from, direction, gate.cosine});
   }
 }
 
 CompiledOperation Program::compile_operation(const OperationSpec& spec, int64_t site, const SiteTable& sites,
-                                             at::Device device) {
+                                             VectorTable& vectors) {
   const Site& place = sites.at(site);
   const double norm = norm_of(spec.vector.data(), spec.vector.size());
   if (!std::isfinite(norm)) throw Error("ERR_VECTOR_NOT_FINITE", text("vector at site ", place.name, " is not finite"));
@@ -188,13 +185,13 @@ CompiledOperation Program::compile_operation(const OperationSpec& spec, int64_t 
     second_norm = norm_of(spec.second.data(), spec.second.size());
     check_direction(second_norm, "second direction", place);
   }
-  compiled.storage = on_device(spec.vector, is_direction(spec.kind) ? norm : 1.0, device);
+  compiled.vector = vectors.share(spec.vector, is_direction(spec.kind) ? norm : 1.0);
   SteerOp& op = compiled.op;
   op = SteerOp{};
-  op.vector = compiled.storage.data_ptr<float>();
+  op.vector = compiled.vector->data();
   if (!spec.second.empty()) {
-    compiled.second = on_device(spec.second, second_norm, device);
-    op.second = compiled.second.data_ptr<float>();
+    compiled.second = vectors.share(spec.second, second_norm);
+    op.second = compiled.second->data();
   }
   op.kind = spec.kind;
   op.scale = spec.scale;
@@ -207,23 +204,22 @@ CompiledOperation Program::compile_operation(const OperationSpec& spec, int64_t 
   compiled.content.add(static_cast<uint64_t>(spec.kind));
   add_floats(compiled.content, {spec.scale, spec.min, spec.max, spec.mean, spec.amount});
   compiled.content.add(spec.keep_norm ? 1 : 0);
-  compiled.content.add_bytes(spec.vector.data(), spec.vector.size() * sizeof(float));
-  compiled.content.add_bytes(spec.second.data(), spec.second.size() * sizeof(float));
+  add_vector(compiled.content, compiled.vector);
+  add_vector(compiled.content, compiled.second);
   compiled.scope = spec.scope;
   std::sort(compiled.scope.token_ids.begin(), compiled.scope.token_ids.end());
   compiled.schedule = spec.schedule;
-  if (spec.gate) compile_gate(*spec.gate, site, sites, device, compiled);
+  if (spec.gate) compile_gate(*spec.gate, site, sites, vectors, compiled);
   return compiled;
 }
 
 std::shared_ptr<const Program> Program::compile(const std::vector<OperationSpec>& specs, const SiteTable& sites,
-                                                at::Device device) {
+                                                VectorTable& vectors) {
   auto program = std::make_shared<Program>();
-  program->size_ = static_cast<int64_t>(specs.size());
   for (size_t i = 0; i < specs.size(); ++i) {
     const OperationSpec& spec = specs[i];
     const int64_t index = sites.require(spec.site);
-    CompiledOperation compiled = program->compile_operation(spec, index, sites, device);
+    CompiledOperation compiled = program->compile_operation(spec, index, sites, vectors);
     if (changes_nothing(spec, norm_of(spec.vector.data(), spec.vector.size()))) continue;
     compiled.op.counter = static_cast<int32_t>(i);
     auto& list = program->sites_;

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // A request's steering program, compiled: vectors on the model's device, directions normalised,
 // operations that cannot change anything left out, and each operation's scope, schedule and gate ready to
-// be asked "does this row count, and how much?". Immutable after compile(); shared by the steps of one
-// request.
+// be asked "does this row count, and how much?". Immutable after compile(); shared by all requests whose
+// programs are equal (program_table.h).
 #pragma once
-
-#include <ATen/ATen.h>
 
 #include <cstdint>
 #include <limits>
@@ -17,6 +15,7 @@
 
 #include "kernels/steer_types.h"
 #include "steering/hash128.h"
+#include "steering/vector_table.h"
 
 namespace chatspace {
 
@@ -75,20 +74,19 @@ struct OperationSpec {
 // A reading that gates of other sites need, made after the operations of its site.
 struct GateReading {
   int64_t site;
-  at::Tensor direction;  // [width], unit norm
+  VectorRef direction;  // [width], unit norm
   bool cosine;
-  Hash128 content;
 };
 
 struct CompiledOperation {
-  SteerOp op;  // points into `storage`, `second` and `gate_direction`; counter = index in the caller's program
+  SteerOp op;  // points into `vector`, `second` and `gate_direction`; counter = index in the caller's program
   Scope scope;
   Schedule schedule;
   int32_t gate = -1;   // index into Program::readings(); -1 = none, or the row itself (op.gate)
   bool latch = false;  // `gate` is read on the last prompt token; acts on generated rows alone
-  at::Tensor storage;
-  at::Tensor second;
-  at::Tensor gate_direction;
+  VectorRef vector;
+  VectorRef second;
+  VectorRef gate_direction;
   Hash128 content;  // of kind, parameters, vectors and gate
 
   // Strength on a row: 0 where the scope leaves it out, or a latch has nothing to say about it.
@@ -108,7 +106,7 @@ class Program {
   // Throws Error when a site is unknown, a vector does not fit, or a gate reads a site that has not run by
   // then; checked again here because a wrong width would read past the end.
   static std::shared_ptr<const Program> compile(const std::vector<OperationSpec>& specs, const SiteTable& sites,
-                                                at::Device device);
+                                                VectorTable& vectors);
   const std::vector<SiteProgram>& sites() const { return sites_; }
   const std::vector<GateReading>& readings() const { return readings_; }
   // Adds to `key` what the program does to `count` (at most 64) rows from `first_position` on: for each
@@ -119,17 +117,18 @@ class Program {
   // operations are left out: which of those rows the gate was open for is not kept.
   void count_rows(int32_t first_position, int32_t count, const int64_t* tokens, int32_t prompt,
                   std::vector<int64_t>& reused) const;
-  int64_t size() const { return size_; }
+  // Everything the compiled program consists of, its vectors by address: two programs of one VectorTable
+  // that live at the same time do the same exactly if these are equal.
+  std::vector<uint64_t> identity() const;
 
  private:
   CompiledOperation compile_operation(const OperationSpec& spec, int64_t site, const SiteTable& sites,
-                                      at::Device device);
-  void compile_gate(const GateSpec& gate, int64_t site, const SiteTable& sites, at::Device device,
+                                      VectorTable& vectors);
+  void compile_gate(const GateSpec& gate, int64_t site, const SiteTable& sites, VectorTable& vectors,
                     CompiledOperation& out);
 
   std::vector<SiteProgram> sites_;
   std::vector<GateReading> readings_;
-  int64_t size_ = 0;
 };
 
 }  // namespace chatspace

@@ -77,7 +77,7 @@ const float* StepTables::gate_reading(const StepSlice& slice, size_t index, int6
   if (made == 0) {
     made = ++buffer_used_;
     site.reading_rows.push_back({static_cast<int32_t>(slice.first_row + r),
-                                 {gate.direction.const_data_ptr<float>(), buffer_data_ + made - 1, 1,
+                                 {gate.direction->data(), buffer_data_ + made - 1, 1,
                                   gate.cosine ? 1 : 0}});
   }
   if (&site != &reader && std::find(reader.gates.begin(), reader.gates.end(), &site) == reader.gates.end()) {

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "errors.h"
+#include "steering/program_table.h"
 #include "tests/check.h"
 #include "tests/decode_world.h"
 #include "tests/emulated_recorder.h"
@@ -32,7 +33,7 @@ TEST(cuda_graphs_replayed_with_other_programs_equal_eager_steps) {
       each.prompt = static_cast<int64_t>(each.tokens.size());
       for (int32_t b = 0; b < 2; ++b) each.blocks.push_back(static_cast<int32_t>((wave * 5 + 2 * static_cast<int>(i) + b) % 16));
       const std::vector<OperationSpec> program = random_program(random, info.layers, info.hidden_size);
-      each.program = Program::compile(program, eager.decoder.sites(), at::kCPU);
+      each.program = ProgramTable(at::kCPU).share(program, eager.decoder.sites());
       each.counters.resize(program.size());
       each.latches.assign(each.program->readings().size(), NAN);
       Running& twin = theirs[i];
@@ -67,7 +68,7 @@ TEST(cuda_graphs_replayed_with_other_programs_equal_eager_steps) {
       const at::Tensor next = want.argmax(-1);
       if (!at::equal(got.argmax(-1), next)) ++worst_steps;
       for (size_t i = 0; i < a.size(); ++i) {
-        if (a[i]->program->size() == 0) CHECK_SAME_BITS(got[static_cast<int64_t>(i)], want[static_cast<int64_t>(i)], "an unsteered row");
+        if (a[i]->program->sites().empty()) CHECK_SAME_BITS(got[static_cast<int64_t>(i)], want[static_cast<int64_t>(i)], "an unsteered row");
         a[i]->tokens.push_back(next[static_cast<int64_t>(i)].item<int64_t>());
         b[i]->tokens.push_back(a[i]->tokens.back());
       }
@@ -112,7 +113,7 @@ TEST(cuda_graphs_run_a_step_eagerly_when_its_programs_do_not_fit) {
   request.prompt = 1;
   request.computed = 1;
   request.blocks = {3};
-  request.program = Program::compile({op}, world.decoder.sites(), at::kCPU);
+  request.program = ProgramTable(at::kCPU).share({op}, world.decoder.sites());
   request.counters.resize(1);
   world.step({&request});
   CHECK_THAT(request.counters[0].rows == 1);  // steered all the same

@@ -8,6 +8,8 @@ export interface NativeStats {
   waiting: number;
   /** Accepted so far. */
   requests: number;
+  /** Different steering programs that are held compiled, for requests that run and the first that wait. */
+  programs: number;
   steps: number;
   /** Prompt tokens computed. */
   promptTokens: number;
