@@ -2,7 +2,6 @@
 // Memory tokens to one vector a chunk: fixed chunks, run through the embedder in batches under a token
 // budget. The engine runs rows of different lengths without padding, so no result depends on its batch.
 
-import { setMaxListeners } from "node:events";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { DataError, ModelError, misuse } from "../errors.ts";
@@ -131,12 +130,9 @@ export class ChunkEncoder {
     const chunks = runs.reduce((sum, run) => sum + run.groups.length, 0);
     const out = new Float32Array(chunks * this.width);
     let row = 0;
-    // A batch listens once a run; that many on the caller's own signal would look like a leak.
-    const ended = signal === undefined ? undefined : AbortSignal.any([signal]);
-    if (ended) setMaxListeners(0, ended);
     for (const batch of planTokenBatches(runs, this.#budget)) {
       signal?.throwIfAborted();
-      for (const vectors of await Promise.all(batch.map((run) => this.#run(run, ended)))) {
+      for (const vectors of await Promise.all(batch.map((run) => this.#run(run, signal)))) {
         out.set(vectors, row * this.width);
         row += vectors.length / this.width;
       }

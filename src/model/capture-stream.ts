@@ -2,7 +2,6 @@
 // Hidden states of many prompts as one stream: the prompts run together, their rows meet the consumer one
 // chunk at a time. Whoever's turn it is not yet rests in the engine with at most its share of the buffer.
 
-import { setMaxListeners } from "node:events";
 import type { Capture, ForwardResult, GenerateResult } from "./results.ts";
 
 /** The answer to one prompt: of generate() with maxTokens, else of forward(); without captures. */
@@ -41,8 +40,6 @@ export interface CaptureJob {
 export async function* streamCaptures(job: CaptureJob): AsyncGenerator<CaptureChunk, void, undefined> {
   const left = new AbortController();
   const signal = job.signal ? AbortSignal.any([job.signal, left.signal]) : left.signal;
-  // One listener a prompt is what this signal is for; Node warns from eleven on.
-  setMaxListeners(0, signal);
   const offers: Offer[] = [];
   const running = new Set<Promise<void>>();
   let failure: { error: unknown } | undefined;

@@ -12,6 +12,7 @@ import type {
   NativeTokensEvent,
 } from "../native/contract.ts";
 import { nativeError, parseDetails, translateNativeError } from "../native/error-map.ts";
+import { whenAborted } from "./abort.ts";
 
 /** Takes a piece of a stream of captures; the request is held up for as long as a promise is open. */
 export type CaptureHandler = (event: NativeCapturesEvent) => void | Promise<void>;
@@ -42,11 +43,10 @@ export async function* runRequest(
     events.push(event);
     notify();
   });
-  const onAbort = () => {
+  const forget = whenAborted(signal, () => {
     native.abort(id);
     notify();
-  };
-  signal?.addEventListener("abort", onAbort, { once: true });
+  });
   try {
     for (;;) {
       signal?.throwIfAborted();
@@ -65,7 +65,7 @@ export async function* runRequest(
       else throw nativeError(event.code, event.message, parseDetails(event.details));
     }
   } finally {
-    signal?.removeEventListener("abort", onAbort);
+    forget();
     if (!ended) native.abort(id);
   }
 }
@@ -73,17 +73,16 @@ export async function* runRequest(
 /** Waits for the work, or for the signal, which rejects with its reason. */
 async function unlessAborted(work: void | Promise<void>, signal: AbortSignal | undefined): Promise<void> {
   if (work === undefined || signal === undefined) return work;
-  let onAbort: (() => void) | undefined;
+  let forget: (() => void) | undefined;
   try {
     await Promise.race([
       work,
       new Promise<never>((_, reject) => {
-        onAbort = () => reject(signal.reason);
-        signal.addEventListener("abort", onAbort, { once: true });
+        forget = whenAborted(signal, () => reject(signal.reason));
       }),
     ]);
   } finally {
-    if (onAbort) signal.removeEventListener("abort", onAbort);
+    forget?.();
   }
 }
 

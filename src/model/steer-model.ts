@@ -2,7 +2,6 @@
 // SteerModel: a loaded decoder that can be run, steered and read. Owner of one native model; every
 // method may be called at any time and any number of times at once, the engine batches what is there.
 
-import { setMaxListeners } from "node:events";
 import { debuglog } from "node:util";
 import type { NativeAddon, NativeModel, NativeStats } from "../native/contract.ts";
 import { translateNativeError } from "../native/error-map.ts";
@@ -327,8 +326,6 @@ async function allOrAbort<T extends { signal: AbortSignal | undefined }, R>(
   start: (item: T) => Promise<R>,
 ): Promise<R[]> {
   const failed = new AbortController();
-  // One listener a prompt is what this signal is for; Node warns from eleven on.
-  setMaxListeners(0, failed.signal);
   const running = items.map((item) => {
     const signal = item.signal ? AbortSignal.any([item.signal, failed.signal]) : failed.signal;
     return start({ ...item, signal });

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `prompt-embeds run`: answers to a JSON of test prompts, an answer a line as it comes.
 
-import { setMaxListeners } from "node:events";
 import { open } from "node:fs/promises";
 import type { Command } from "commander";
 import { readInput } from "../../input.ts";
@@ -58,10 +57,7 @@ Examples:
     .action((tests: string, flags: Flags) => interruptible((signal) => run(tests, flags, signal)));
 }
 
-async function run(file: string, flags: Flags, interrupt: AbortSignal): Promise<void> {
-  // A batch listens once a prompt; that many on one signal would look like a leak.
-  const signal = AbortSignal.any([interrupt]);
-  setMaxListeners(0, signal);
+async function run(file: string, flags: Flags, signal: AbortSignal): Promise<void> {
   const { parseExamples, sampleExamples } = await import("../../../memory/examples.ts");
   const json = await readInput(file);
   const steering = await steeringOf(flags);
