@@ -4,9 +4,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { CaptureOptions } from "../../src/model/capture-options.ts";
-import type { Capture } from "../../src/model/results.ts";
 import { SteerModel } from "../../src/model/steer-model.ts";
 import type { SteeringProgram } from "../../src/steering/program.ts";
+import { Joined } from "./joined-rows.ts";
 
 const WIDTH = 64;
 const ROW = WIDTH * 4 + 4;
@@ -21,41 +21,6 @@ beforeAll(async () => {
   model = await SteerModel.load("stories260k", { device: "cpu", tokenBudget: 48, maxBatch: 4 });
 });
 afterAll(() => model.dispose());
-
-/** Joins the chunks of a stream, and refuses rows out of order or twice. */
-class Joined {
-  readonly sites = new Map<string, { positions: number[]; data: number[]; indices: number[] }>();
-  chunks = 0;
-  readonly add = (rows: Record<string, Capture>): void => {
-    this.chunks++;
-    for (const [site, { positions, data, indices, shape }] of Object.entries(rows)) {
-      expect(data.length).toBe(shape[0] * shape[1]);
-      const all = this.sites.get(site) ?? { positions: [], data: [], indices: [] };
-      all.positions.push(...positions);
-      all.data.push(...data);
-      all.indices.push(...(indices ?? []));
-      this.sites.set(site, all);
-    }
-  };
-  expectEqual(whole: Record<string, Capture>, label: string): void {
-    expect([...this.sites.keys()].sort(), label).toEqual(Object.keys(whole).sort());
-    let worst = 0;
-    for (const [site, capture] of Object.entries(whole)) {
-      const got = this.sites.get(site)!;
-      expect(got.positions, `${label} ${site}`).toEqual([...capture.positions]);
-      expect(got.indices).toEqual([...(capture.indices ?? [])]);
-      const [a, b] = [
-        new Uint32Array(Float32Array.from(got.data).buffer),
-        new Uint32Array(capture.data.slice().buffer),
-      ];
-      expect(a.length).toBe(b.length);
-      a.forEach((bits, i) => {
-        if (bits !== b[i]) worst = Math.max(worst, Math.abs(got.data[i]! - capture.data[i]!) || 1);
-      });
-    }
-    expect(worst, `${label}: worst deviation, bits must be equal`).toBe(0);
-  }
-}
 
 describe("streamed rows", () => {
   const sites = ["embed", 0, 1, 2, 3, 4, "final", "layers.2.attn", "layers.2.mlp"] as const;
