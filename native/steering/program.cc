@@ -227,6 +227,7 @@ std::shared_ptr<const Program> Program::compile(const std::vector<OperationSpec>
     if (at_site == list.end()) at_site = list.insert(list.end(), SiteProgram{index, {}});
     at_site->operations.push_back(std::move(compiled));
   }
+  program->steady_ = SteadyRows::of(program->sites_);
   return program;
 }
 

@@ -15,6 +15,7 @@
 
 #include "kernels/steer_types.h"
 #include "steering/hash128.h"
+#include "steering/steady_rows.h"
 #include "steering/vector_table.h"
 
 namespace chatspace {
@@ -109,6 +110,7 @@ class Program {
                                                 VectorTable& vectors);
   const std::vector<SiteProgram>& sites() const { return sites_; }
   const std::vector<GateReading>& readings() const { return readings_; }
+  const SteadyRows& steady() const { return steady_; }
   // Adds to `key` what the program does to `count` (at most 64) rows from `first_position` on: for each
   // operation that may act on any of them, which rows, how strongly and with what. Nothing for rows it
   // leaves alone, so that they are the same as unsteered ones.
@@ -129,6 +131,7 @@ class Program {
 
   std::vector<SiteProgram> sites_;
   std::vector<GateReading> readings_;
+  SteadyRows steady_;
 };
 
 }  // namespace chatspace

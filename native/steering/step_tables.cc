@@ -57,15 +57,19 @@ void StepTables::reserve_readings() {
   buffer_data_ = buffer_.mutable_data_ptr<float>();
 }
 
+void StepTables::add_op(SiteStep& step, int64_t site, const SteerOp& op, std::vector<SteerCounter>* counters) {
+  const auto entry = static_cast<int32_t>(step.ops.size());
+  if (counters != nullptr) {
+    targets_.push_back({static_cast<int32_t>(site), entry, counters->data() + op.counter});
+  }
+  step.ops.push_back(op);
+  step.ops.back().counter = entry;
+  step.counters.push_back({0, 0.0});
+}
+
 int32_t StepTables::add_ops(SiteStep& step, const SiteProgram& part, std::vector<SteerCounter>* counters) {
   const auto first = static_cast<int32_t>(step.ops.size());
-  for (const CompiledOperation& each : part.operations) {
-    if (counters != nullptr) targets_.push_back({part.site, step.ops.size(), counters, each.op.counter});
-    SteerOp op = each.op;
-    op.counter = static_cast<int32_t>(step.ops.size());
-    step.ops.push_back(op);
-    step.counters.push_back({0, 0.0});
-  }
+  for (const CompiledOperation& each : part.operations) add_op(step, part.site, each.op, counters);
   return first;
 }
 
@@ -139,7 +143,25 @@ void StepTables::add_latches(const StepSlice& slice, int64_t rows) {
   }
 }
 
+void StepTables::add_steady(const StepSlice& slice, const SteadyRows& steady, int64_t rows) {
+  for (const SteadyRows::Part& part : steady.parts) {
+    SiteStep& step = touch(part.site, rows);
+    const auto begin = static_cast<int32_t>(step.entries.size());
+    for (int32_t o = part.begin; o < part.end; ++o) {
+      const SteadyRows::Operation& operation = steady.operations[static_cast<size_t>(o)];
+      step.entries.push_back({static_cast<int32_t>(step.ops.size()), operation.strength, nullptr});
+      add_op(step, part.site, operation.op, slice.counters);
+    }
+    step.entry_rows.push_back(
+        {static_cast<int32_t>(slice.first_row), begin, static_cast<int32_t>(step.entries.size())});
+  }
+}
+
 void StepTables::add_operations(const StepSlice& slice, int64_t rows) {
+  const SteadyRows& steady = slice.program->steady();
+  if (slice.count == 1 && slice.fresh == 0 && slice.first_position - slice.prompt >= steady.from) {
+    return add_steady(slice, steady, rows);
+  }
   made_.assign(slice.program->readings().size() * static_cast<size_t>(slice.count), 0);
   for (const SiteProgram& part : slice.program->sites()) add_entries(slice, part, rows);
   if (!slice.program->readings().empty()) add_latches(slice, rows);
@@ -243,10 +265,10 @@ void StepTables::end() {
   check_reached();
   if (!targets_.empty() && !device_.is_cpu()) cuda_backend()->read_counters();
   for (const CounterTarget& target : targets_) {
-    const SteerCounter& counted = sites_.at(target.site).hook->step.counters[target.entry];
-    SteerCounter& total = (*target.counters)[static_cast<size_t>(target.index)];
-    total.rows += counted.rows;
-    total.change_norm += counted.change_norm;
+    const SteerCounter& counted =
+        sites_.at(target.site).hook->step.counters[static_cast<size_t>(target.entry)];
+    target.total->rows += counted.rows;
+    target.total->change_norm += counted.change_norm;
   }
   idle();  // a lens runs modules of the model
   if (!staged_readings_.empty()) {

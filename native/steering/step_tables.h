@@ -52,10 +52,9 @@ class StepTables {
 
  private:
   struct CounterTarget {
-    int64_t site;
-    size_t entry;
-    std::vector<SteerCounter>* counters;
-    int32_t index;
+    int32_t site;
+    int32_t entry;
+    SteerCounter* total;  // of the request
   };
   // Whole rows, kept on the device until the forward is over: to be copied out or reduced further.
   struct StagedRows {
@@ -73,9 +72,12 @@ class StepTables {
   SiteStep& touch(int64_t site, int64_t rows);
   void reserve_readings();
   void add_operations(const StepSlice& slice, int64_t rows);
+  // A row that the program treats as all that follow.
+  void add_steady(const StepSlice& slice, const SteadyRows& steady, int64_t rows);
   void add_entries(const StepSlice& slice, const SiteProgram& part, int64_t rows);
   void add_latches(const StepSlice& slice, int64_t rows);
   void add_captures(const StepSlice& slice, std::vector<Capture>& captures, int64_t rows);
+  void add_op(SiteStep& step, int64_t site, const SteerOp& op, std::vector<SteerCounter>* counters);
   // The operations of `part` in the tables of `step`, with counters that go to `counters` or nowhere.
   int32_t add_ops(SiteStep& step, const SiteProgram& part, std::vector<SteerCounter>* counters);
   // Where the program's reading `index` of the slice's row r will stand; made once a row.
