@@ -12,7 +12,10 @@ export interface AppliedOperation {
   op: NativeOperation["op"];
   /** Rows (token positions) the operation was applied to. */
   rows: number;
-  /** Rows more that it had acted on when their prefix was cached; computed by an earlier equal request. */
+  /**
+   * Rows more that it had acted on when their prefix was cached; computed by an earlier equal request. Of a
+   * gated operation always 0: for which of those rows its gate was open is not kept with the cache.
+   */
   reusedRows: number;
   /** Mean over those rows of |h' - h|; 0 when no row was touched. */
   meanChangeNorm: number;

@@ -52,7 +52,7 @@ export interface NativeDoneEvent {
   /** Per operation of the program, in its order: rows touched and sum over rows of |h' - h|. */
   touched: Float64Array;
   changeNorms: Float64Array;
-  /** Per operation: rows it acted on whose keys and values came from the prefix cache. */
+  /** Per operation: rows it acted on whose keys and values came from the prefix cache; 0 of a gated one. */
   reused: Float64Array;
   promptTokens: number;
   /** Prompt tokens taken from the prefix cache. */
