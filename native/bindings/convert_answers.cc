@@ -5,7 +5,7 @@
 namespace chatspace {
 namespace {
 
-constexpr size_t kCopyBelow = 1 << 14;  // floats; a small copy costs less than a finalizer
+constexpr size_t kCopyBelow = 1 << 11;  // floats; a small copy costs less than a finalizer
 
 template <typename Floats>
 Napi::Float32Array float32_of(Napi::Env env, Floats values) {

@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // A file of columns that grow row by row while their file is written: each column is one block of bytes,
 // so every part (one prompt, say) is given its place for the most rows it may bring, and what it did not
-// bring is closed up at the end. Nothing but the file is held. It appears under its name when it is
-// whole, or not at all; a process that dies leaves a `.tmp` beside it.
+// bring is closed up at the end. Little but the file is held: pieces wait until there are enough, because
+// those of neighbouring parts stand side by side and go into the file in one write. It appears under its name
+// when it is whole, or not at all; a process that dies leaves a `.tmp` beside it.
 
 import { randomBytes } from "node:crypto";
-import { writeSync } from "node:fs";
+import { writeSync, writevSync } from "node:fs";
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { DataError, EnvironmentError } from "../errors.ts";
 
 const MOVE_BYTES = 4 << 20;
-// Handing a small piece to another thread costs the processor more than writing it into the page cache.
-const SYNC_BYTES = 64 << 10;
+/** Pieces wait until they are this much together. */
+const JOIN_BYTES = 8 << 20;
+// Handing a piece to another thread costs the processor twice what writing it into the page cache does.
+const SYNC_BYTES = 1 << 20;
+/** Where the page cache is full, writing waits for the disk: others have their turn after this long. */
+const TURN_MS = 5;
 
 export interface RowsFileLayout {
   /** Bytes one row takes in each column; columns stand in this order. */
@@ -31,6 +36,8 @@ export class RowsFile {
   readonly #starts: number[];
   readonly #written: number[];
   readonly #headerBytes: number;
+  #waiting: Piece[] = [];
+  #waitingBytes = 0;
 
   private constructor(path: string, temporary: string, file: FileHandle, layout: RowsFileLayout) {
     this.#path = path;
@@ -49,7 +56,10 @@ export class RowsFile {
     return new RowsFile(path, temporary, file, layout);
   }
 
-  /** Appends rows to a part: one piece of bytes a column. @throws DataError ERR_FILE_WRITE; ERR_DISK_FULL. */
+  /**
+   * Appends rows to a part: one piece of bytes a column, which must stay as it is from now on.
+   * @throws DataError ERR_FILE_WRITE; ERR_DISK_FULL, of this piece or of earlier ones.
+   */
   async write(part: number, columns: readonly Uint8Array[]): Promise<void> {
     const { rowBytes } = this.#layout;
     const rows = columns[0]!.byteLength / rowBytes[0]!;
@@ -60,19 +70,20 @@ export class RowsFile {
         "ERR_FILE_WRITE",
         `${this.#path}: part ${part} brought more rows than it announced`,
       );
-    await this.#guard(async () => {
-      await Promise.all(
-        columns.map((bytes, c) =>
-          writeAll(this.#file, bytes, this.#columnStart(c, this.#starts.at(-1)!) + at * rowBytes[c]!),
-        ),
-      );
-    });
+    let start = this.#headerBytes;
+    for (const [c, bytes] of columns.entries()) {
+      this.#waiting.push({ position: start + at * rowBytes[c]!, bytes });
+      this.#waitingBytes += bytes.byteLength;
+      start += rowBytes[c]! * this.#starts.at(-1)!;
+    }
+    if (this.#waitingBytes >= JOIN_BYTES) await this.#guard(() => this.#writeWaiting());
   }
 
   /** Closes the gaps, writes the header, syncs, renames. Returns the number of rows. */
   async finish(): Promise<number> {
     const rows = this.#written.reduce((sum, each) => sum + each, 0);
     await this.#guard(async () => {
+      await this.#writeWaiting();
       if (rows < this.#starts.at(-1)!) await this.#closeGaps(rows);
       await this.#file.truncate(this.#columnStart(this.#layout.rowBytes.length, rows));
       // Fewer rows never make a longer header.
@@ -88,6 +99,26 @@ export class RowsFile {
   async abandon(): Promise<void> {
     await this.#file.close().catch(() => undefined);
     await rm(this.#temporary, { force: true }).catch(() => undefined);
+  }
+
+  /** One run after the other: writes to one file wait for each other, and the model's threads take all cores. */
+  async #writeWaiting(): Promise<void> {
+    const pieces = this.#waiting.sort((a, b) => a.position - b.position);
+    this.#waiting = [];
+    this.#waitingBytes = 0;
+    let turn = performance.now();
+    for (let first = 0; first < pieces.length; ) {
+      const { position } = pieces[first]!;
+      const run: Uint8Array[] = [];
+      for (let end = position; pieces[first]?.position === end; first++) {
+        run.push(pieces[first]!.bytes);
+        end += pieces[first]!.bytes.byteLength;
+      }
+      await writeRun(this.#file, run, position);
+      if (performance.now() - turn < TURN_MS) continue;
+      await new Promise((resolve) => setImmediate(resolve));
+      turn = performance.now();
+    }
   }
 
   #columnStart(column: number, rows: number): number {
@@ -123,6 +154,25 @@ export class RowsFile {
     } catch (cause) {
       throw writeError(cause, this.#path);
     }
+  }
+}
+
+interface Piece {
+  position: number;
+  bytes: Uint8Array;
+}
+
+/** Writes pieces that stand side by side. */
+async function writeRun(file: FileHandle, pieces: Uint8Array[], position: number): Promise<void> {
+  const bytes = pieces.reduce((sum, piece) => sum + piece.byteLength, 0);
+  let written = bytes <= SYNC_BYTES ? writevSync(file.fd, pieces, position) : 0;
+  if (written === 0 && bytes > 0) written = (await file.writev(pieces, position)).bytesWritten;
+  // What a full disk or a signal cut off.
+  for (const piece of pieces) {
+    const taken = Math.min(written, piece.byteLength);
+    if (taken < piece.byteLength) await writeAll(file, piece.subarray(taken), position + taken);
+    written -= taken;
+    position += piece.byteLength;
   }
 }
 
