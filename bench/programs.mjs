@@ -21,8 +21,8 @@
 // Joining, prompts, compiling and the making of vectors are outside (lib/batch-run.mjs). The context is short,
 // which makes a step cheap and steering's share large.
 //
-// The engine gives each request a compiled program of its own, so 256 requests with one program and with
-// 256 programs run the same code; what can differ is memory: K x layers x width x 4 bytes of vectors.
+// Requests whose programs are equal share one compiled program. Every request has entries of its own in a step's
+// tables all the same, so what can differ is memory: K x layers x width x 4 bytes of vectors.
 import { basename } from "node:path";
 import { parseArgs } from "node:util";
 import { SteerModel } from "../dist/index.js";
