@@ -28,7 +28,8 @@ describe("the distinct-program benchmark", () => {
     const made = makePrograms(name, { count: BATCH, layers: layers(), width: model.info.hiddenSize });
     const runner = new BatchRunner(model, 512);
     const answer = await runner.run({ ...work(), programs: made });
-    expect(answer.late).toBe(0);
+    // A row of each in every step from the first token on.
+    for (const { timing } of answer.results) expect(timing.generateSteps).toBe(STEPS);
     expect(answer.touched).toBe(BATCH * (PROMPT + STEPS) * made[0].length);
     for (const ids of answer.tokens) expect(ids).toHaveLength(STEPS + 1);
     expect(answer.stepMs).toBeGreaterThan(0);
@@ -46,7 +47,8 @@ describe("the distinct-program benchmark", () => {
   it("runs again, with a longer plug, when a request joined late, and refuses prompts that need two steps", async () => {
     const { fake, plugs } = stagger([1, 2, 0]);
     const answer = await new BatchRunner(fake, 512).run(work());
-    expect(answer.late).toBe(0);
+    expect(answer.tokens).toHaveLength(BATCH);
+    // The third one, which was none too late, is the one that counts.
     expect(plugs).toEqual([24, 48, 96]);
     const never = stagger(new Array(20).fill(1));
     await expect(new BatchRunner(never.fake, 512).run(work())).rejects.toThrow("did not decode together");
