@@ -4,7 +4,7 @@
 //
 //   npm run bench:capture [-- --work prefill,1,8,32 --how memory,stream,mean,"file safetensors" --seconds 120
 //                             --model NAME --dtype float32 --folder DIR --no-peer --save --add]
-// --work: the prompt pass in steps of --chunk (128) tokens, or decode of so many requests. --seconds is for each of them,
+// --work: the prompt pass in steps of --chunk (64) tokens, or decode of so many requests. --seconds is for each of them,
 // a quarter of it for the peer, which needs CHATSPACE_BENCH_PYTHON (or python3) with torch and transformers.
 // --save keeps the tables in bench/results, --add adds to those kept there.
 //
@@ -19,7 +19,7 @@ import { SteerModel } from "../dist/index.js";
 import { loadAddon } from "../dist/native/loader.js";
 import { cpuRatios, letters, STRETCH, samplesOf, wallRatios } from "./lib/alternate.mjs";
 import { BatchRunner } from "./lib/batch-run.mjs";
-import { CaptureRuns } from "./lib/capture-runs.mjs";
+import { BLOCK, CaptureRuns } from "./lib/capture-runs.mjs";
 import { costText, summary } from "./lib/paired.mjs";
 import { benchPython, Peer } from "./lib/peer.mjs";
 import { peerWeights } from "./lib/peer-weights.mjs";
@@ -35,7 +35,7 @@ const { values: args } = parseArgs({
     work: { type: "string", default: "prefill,1,8,32" },
     how: { type: "string", default: "memory,stream,mean,file safetensors,file arrow" },
     seconds: { type: "string", default: "120" },
-    chunk: { type: "string", default: "128" },
+    chunk: { type: "string", default: "64" },
     threads: { type: "string" },
     folder: { type: "string", default: tmpdir() },
     "no-peer": { type: "boolean", default: false },
@@ -47,7 +47,7 @@ const { values: args } = parseArgs({
 /** Tokens of a prompt's step. */
 const CHUNK = Number(args.chunk);
 /** Letters of a run: of prompt steps, and by milliseconds of a run of decode steps. */
-const PREFILL_CELLS = { 1: 13, 2: 7 };
+const PREFILL_CELLS = { 1: 27, 2: 13 };
 const RUN_MS = 4000;
 const ONCE = ["tailMs", "tailCpuMs", "mb"];
 const HOW = { stretch: STRETCH };
@@ -85,7 +85,9 @@ try {
 async function measure(work) {
   const prefill = work === "prefill";
   const name = `capture-${prefill ? "prefill" : `decode-${work}`}`;
-  const settings = { model: basename(args.model), dtype: args.dtype, threads, machine: addon.machine().isa };
+  const { isa } = addon.machine();
+  const settings = { model: basename(args.model), dtype: args.dtype, threads, machine: isa, block: BLOCK };
+  if (prefill) settings.chunk = CHUNK;
   const have = args.add ? kept(name, settings) : {};
   const tokens = prompts(prefill ? 1 : Number(work), prefill ? model.info.contextLength : 1, vocabSize);
   const plan = await (prefill ? prefillPlan(tokens[0]) : decodePlan(tokens));

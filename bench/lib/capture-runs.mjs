@@ -13,7 +13,7 @@ import { profiled } from "./profiled.mjs";
 /** Steps after joining that are not looked at. */
 const SETTLE = 2;
 /** Steps of a letter where rows leave during the run. */
-const BLOCK = 2;
+export const BLOCK = 2;
 
 /**
  * @param model loaded with tokenBudget `chunk`
