@@ -74,7 +74,7 @@ const TABLES = {
   batch32: { seconds: 360, idle: true, cases: sweep(32, doubling(32), ["add", MIX]) },
   batch256: { seconds: 480, cases: [...sweep(256, doubling(256), ["add"]), ...sweep(256, [1, 256], [MIX])] },
   operations: { seconds: 480, cases: Object.keys(PROGRAMS).flatMap((kind) => sweep(32, [1, 32], [kind])) },
-  common: { seconds: 240, idle: true, cases: [1, 8, 16].flatMap(common) },
+  common: { seconds: 240, cases: [1, 8, 16].flatMap(common) },
 };
 const QUICK = { seconds: 45, cases: sweep(16, [1, 4, 16], ["add", MIX]) };
 
