@@ -66,6 +66,7 @@ Napi::Object to_js(Napi::Env env, const ModelInfo& info, const std::vector<Site>
   out.Set("dtype", info.dtype);
   out.Set("quantize", info.quantize);
   out.Set("activations", info.activations);
+  out.Set("forward", info.forward);
   out.Set("threads", Napi::Number::New(env, info.threads));
   out.Set("layerOutput", info.layer_output);
   out.Set("layersPath", info.layers_path);

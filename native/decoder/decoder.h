@@ -51,6 +51,7 @@ struct ModelInfo {
   std::string dtype;
   std::string quantize = "none";
   std::string activations = "float32";
+  std::string forward = "interpreter";  // calls: a flat list of calls (call_plan.h)
   int threads = 1;
   std::string layer_output;  // "delta-residual" or "hidden"
   std::string layers_path;

@@ -2,6 +2,7 @@
 #include "decoder/own_decoder.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <unordered_set>
 
@@ -148,6 +149,7 @@ OwnDecoder::OwnDecoder(Archive archive, const LoadOptions& options)
   }
   install_sites();
   size_cache(options, dtype);
+  make_plans();
 }
 
 void OwnDecoder::install_sites() {
@@ -229,13 +231,30 @@ void OwnDecoder::use_graphs(Backend& backend, int64_t table_bytes) {
   graphs_ = std::make_unique<DecodeGraphs>(
       backend, sites_, *cache_, device_, max_batch_, std::min(context_blocks(), cache_->blocks()), table_bytes,
       [this](const at::Tensor& tokens) {
-        const at::Tensor hidden = module_.forward({tokens, c10::IValue(), c10::IValue()}).toTensor();
-        return logits_of(hidden).to(at::kFloat);
+        return logits_of(hidden_of(tokens, {}, {})).to(at::kFloat);
       });
   graphs_->probe();
 }
 
+void OwnDecoder::make_plans() {
+  info_.forward = "interpreter";
+  // For comparing: both ways give the same bits.
+  const char* interpreter = std::getenv("CHATSPACE_INTERPRETER");
+  if (interpreter != nullptr && std::string(interpreter) == "1") return;
+  // What a list cannot hold stays with the interpreter; that costs time and nothing else.
+  std::string reason;
+  forward_plan_ = CallPlan::make(module_, "forward", {std::nullopt, c10::IValue(), c10::IValue()}, &reason);
+  logits_plan_ = CallPlan::make(module_, "logits", {std::nullopt}, &reason);
+  if (forward_plan_ != nullptr && logits_plan_ != nullptr) info_.forward = "calls";
+}
+
+at::Tensor OwnDecoder::hidden_of(const at::Tensor& tokens, const c10::IValue& rows, const c10::IValue& given) {
+  if (forward_plan_ != nullptr && rows.isNone()) return forward_plan_->run({tokens});
+  return module_.forward({tokens, rows, given}).toTensor();
+}
+
 at::Tensor OwnDecoder::logits_of(const at::Tensor& hidden) {
+  if (logits_plan_ != nullptr) return logits_plan_->run({hidden});
   return module_.get_method("logits")({hidden}).toTensor();
 }
 
@@ -263,7 +282,7 @@ at::Tensor OwnDecoder::forward(const StepRows& step, const std::vector<int64_t>&
     rows = tensor_of(step.given_rows, at::kLong, device_);
     given = tensor_of(step.given, at::kFloat, device_).view({-1, info_.hidden_size});
   }
-  const at::Tensor hidden = module_.forward({tensor_of(step.tokens, at::kLong, device_), rows, given}).toTensor();
+  const at::Tensor hidden = hidden_of(tensor_of(step.tokens, at::kLong, device_), rows, given);
   if (layout.chunks != nullptr) flash_layers_ += layout.chunks->served;
   if (logit_rows.empty()) return at::empty({0, info_.vocab_size}, at::kFloat);
   at::Tensor selected = hidden;

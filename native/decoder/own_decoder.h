@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "decoder/archive.h"
+#include "decoder/call_plan.h"
 #include "decoder/decode_graphs.h"
 #include "decoder/decoder.h"
 #include "ops/kv_cache.h"
@@ -43,6 +44,9 @@ class OwnDecoder : public Decoder {
   void size_cache(const LoadOptions& options, at::ScalarType dtype);
   // Cache blocks of the longest sequence.
   int64_t context_blocks() const;
+  void make_plans();
+  // rows, given: see the archives' forward; None for most steps.
+  at::Tensor hidden_of(const at::Tensor& tokens, const c10::IValue& rows, const c10::IValue& given);
   at::Tensor logits_of(const at::Tensor& hidden);
   std::shared_ptr<const PromptChunks> chunks_of(const StepRows& step) const;
 
@@ -52,6 +56,8 @@ class OwnDecoder : public Decoder {
   int64_t block_bytes_ = 0;
   std::optional<int64_t> flash_rows_;  // least rows of prompt chunks for the library; none: not used
   int64_t flash_layers_ = 0;
+  std::unique_ptr<CallPlan> forward_plan_;  // of forward(tokens, None, None); null: the interpreter runs it
+  std::unique_ptr<CallPlan> logits_plan_;
   std::unique_ptr<DecodeGraphs> graphs_;
 };
 

@@ -79,17 +79,23 @@ SteerCall SiteStep::call(int64_t width) {
   return out;
 }
 
-void SiteHook::run(at::Tensor& delta, at::Tensor& residual) {
+bool SiteHook::begin(const at::Tensor& delta) {
   step.ran = true;
   for (const SiteStep* gate : step.gates) {
     if (gate->ran) continue;
     // Told at the end of the step: an exception would lose its code on the way through the interpreter.
     step.ungated = true;
-    return;
+    return false;
   }
   const int64_t width = delta.size(-1);
   TORCH_CHECK(delta.numel() == step.rows * width, "site returned ", delta.numel() / width, " rows, the step has ",
               step.rows);
+  return true;
+}
+
+void SiteHook::run(at::Tensor& delta, at::Tensor& residual) {
+  if (!begin(delta)) return;
+  const int64_t width = delta.size(-1);
   // A stranger's rows may lie under a batch dimension of one, or scattered.
   const auto sizes = delta.sizes().vec();
   const bool copy = !step.ops.empty() && copy_before_write;
@@ -124,6 +130,26 @@ std::tuple<at::Tensor, at::Tensor> SiteHook::apply_pair(const at::Tensor& delta,
   at::Tensor r = residual;
   recorded_in != nullptr ? recorded_in->steer(slot, d, r) : run(d, r);
   return {d, r};
+}
+
+void SiteHook::steer(at::Tensor& delta, at::Tensor& residual) {
+  if (recorded_in != nullptr) return recorded_in->steer(slot, delta, residual);
+  if (step.active) run(delta, residual);
+}
+
+std::tuple<at::Tensor, at::Tensor> SiteHook::steer_add_rms_norm(bool paired, at::Tensor& delta, at::Tensor& residual,
+                                                                const at::Tensor& weight, double eps) {
+  Backend& backend = backend_of(delta);
+  std::tuple<at::Tensor, at::Tensor> both;
+  if (recorded_in != nullptr) {
+    both = recorded_in->steer_add_rms_norm(slot, paired, delta, residual, weight, eps);
+  } else if (step.active && begin(delta)) {
+    both = backend.steer_add_rms_norm(step.call(delta.size(-1)), paired, delta, residual, weight, eps);
+  } else {
+    both = backend.add_rms_norm(delta, residual, weight, eps);
+  }
+  auto& [sum, normed] = both;
+  return {std::move(normed), std::move(sum)};
 }
 
 namespace {

@@ -52,6 +52,13 @@ class SiteHook : public torch::CustomClassHolder {
   // Called from TorchScript. `hidden` is [..., width]; leading dimensions flatten to the step's rows.
   at::Tensor apply(const at::Tensor& hidden);
   std::tuple<at::Tensor, at::Tensor> apply_pair(const at::Tensor& delta, const at::Tensor& residual);
+  // The same for a caller that holds the tensors (decoder/call_plan.h); residual undefined: the delta alone.
+  bool idle() const { return !step.active && recorded_in == nullptr; }
+  void steer(at::Tensor& delta, at::Tensor& residual);
+  // steer() and the addition with RMS norm behind it: (normed, sum). paired: the site's hidden state is
+  // delta + residual, else delta alone.
+  std::tuple<at::Tensor, at::Tensor> steer_add_rms_norm(bool paired, at::Tensor& delta, at::Tensor& residual,
+                                                        const at::Tensor& weight, double eps);
   // Probe at load time: the tensors that entered or left a module, in order.
   void observe_inputs(const c10::List<std::optional<at::Tensor>>& tensors);  // absent ones are left out
   void observe_outputs(const std::vector<at::Tensor>& tensors);
@@ -74,6 +81,8 @@ class SiteHook : public torch::CustomClassHolder {
 
  private:
   void run(at::Tensor& delta, at::Tensor& residual);
+  // Notes that the site was passed; false when its gates' readings are not there yet.
+  bool begin(const at::Tensor& delta);
 };
 
 struct Site {

@@ -61,6 +61,8 @@ export interface NativeModelInfo {
   quantize: NativeQuantize;
   /** "int16": products with quantised matrices are integer products of int16 activations. */
   activations: NativeActivations;
+  /** "calls": an archive of ours, run as a flat list of calls; "interpreter": by TorchScript's. The same bits. */
+  forward: "calls" | "interpreter";
   threads: number;
   /** How a layer returns its state; found in the metadata or by a probe, never guessed. */
   layerOutput: "delta-residual" | "hidden";
