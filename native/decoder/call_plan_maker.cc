@@ -5,7 +5,6 @@
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/inliner.h>
 #include <torch/csrc/jit/runtime/operator.h>
-#include <torch/csrc/jit/runtime/vararg_functions.h>
 
 #include <algorithm>
 
@@ -214,20 +213,24 @@ void CallPlanMaker::method_call(const Node& node, Drafts& out) {
 }
 
 void CallPlanMaker::list(const Node& node, Drafts& out) {
-  const c10::TypePtr type = node.output()->type();
-  const size_t size = node.inputs().size();
+  const c10::TypePtr type = node.output()->type()->expectRef<c10::ListType>().getElementType();
+  const auto make = [type](jit::Stack& stack) {
+    c10::impl::GenericList list(type);
+    for (c10::IValue& element : stack) list.push_back(std::move(element));
+    stack.clear();
+    stack.emplace_back(std::move(list));
+  };
   if (all_known(node.inputs())) {
     jit::Stack stack;
     for (const Value* input : node.inputs()) stack.push_back(*known(input));
-    jit::listConstruct(stack, *type, size);
+    make(stack);
     known_[node.output()] = stack.at(0);
     return;
   }
   Draft draft;
   draft.reads = slots_of(node.inputs());
   draft.writes = define(node.outputs());
-  draft.call = plan_operators::boxed([type, size](jit::Stack& stack) { jit::listConstruct(stack, *type, size); },
-                                     draft.reads, draft.writes);
+  draft.call = plan_operators::boxed(make, draft.reads, draft.writes);
   out.push_back(std::move(draft));
 }
 

@@ -88,6 +88,9 @@ void Engine::run() {
 bool Engine::load() {
   const Failure failure = guard([this] {
     decoder_ = open_(options_);
+    // The operators of our archives bring their own threads. What else such a graph calls is small, and the
+    // library's threads spin between its calls: on cores that are shared they stop everything for milliseconds.
+    if (decoder_->info().own) at::set_num_threads(1);
     blocks_ = std::make_unique<BlockStore>(decoder_->cache_blocks());
     programs_ = std::make_unique<ProgramTable>(decoder_->device());
     tables_ = std::make_unique<StepTables>(decoder_->sites(), decoder_->device(),
