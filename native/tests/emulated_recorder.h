@@ -41,6 +41,7 @@ class EmulatedTables final : public SiteTables {
   std::tuple<at::Tensor, at::Tensor> steer_add_rms_norm(int64_t slot, bool paired, at::Tensor& delta,
                                                         at::Tensor& residual, const at::Tensor& weight,
                                                         double eps) override {
+    ++joined;
     if (!norms_) {
       at::Tensor none;
       steer(slot, delta, paired ? residual : none);
@@ -52,6 +53,7 @@ class EmulatedTables final : public SiteTables {
     return {norm.sum, norm.normed};
   }
   std::vector<int64_t> read() override { return layout_.take(block_.data()); }
+  static inline int64_t joined = 0;  // norms taken with their site, over all tables
 
  private:
   static constexpr int kThreads = 64;
@@ -87,10 +89,11 @@ class ClosureRecorder final : public StepRecorder {
 // Only what recorded steps need; the operators themselves are the CPU's.
 class EmulatedBackend final : public Backend {
  public:
-  explicit EmulatedBackend(bool broken = false) : broken_(broken) {}
+  // norms: as EmulatedTables. broken: nothing can be recorded.
+  explicit EmulatedBackend(bool norms = false, bool broken = false) : norms_(norms), broken_(broken) {}
   const char* name() const override { return "emulated"; }
   std::unique_ptr<SiteTables> site_tables(at::Device, int64_t slots, int64_t, int64_t bytes) override {
-    return std::make_unique<EmulatedTables>(slots, bytes);
+    return std::make_unique<EmulatedTables>(slots, bytes, norms_);
   }
   std::unique_ptr<StepRecorder> step_recorder(at::Device) override { return std::make_unique<ClosureRecorder>(broken_); }
 
@@ -113,6 +116,7 @@ class EmulatedBackend final : public Backend {
 
  private:
   [[noreturn]] static void unused() { throw std::logic_error("a replayed step called the backend"); }
+  bool norms_;
   bool broken_;
 };
 
