@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "archive/mapped_weights.h"
+#include "archive/weight_arena.h"
 #include "errors.h"
 #include "kernels/dequant.h"
 #include "kernels/quant_planes.h"
@@ -70,12 +71,13 @@ Table parse(const std::string& table) {
 
 // Block type -> dtype, on all threads of the pool. Half precision goes through a small buffer, so that
 // the float32 values of the whole tensor never exist.
-at::Tensor dequantized(const Entry& entry, const at::Tensor& stored, at::ScalarType dtype) {
+at::Tensor dequantized(const Entry& entry, const at::Tensor& stored, at::ScalarType dtype, WeightArena* arena) {
   const int64_t elements = entry.elements();
   if (stored.scalar_type() != at::kByte || stored.dim() != 1 ||
       static_cast<size_t>(stored.numel()) != type_bytes(entry.type, elements))
     mismatch(entry.path, text("expected the bytes of ", elements, " elements of ", entry.type));
-  at::Tensor out = at::empty(entry.shape, at::TensorOptions().dtype(dtype));
+  at::Tensor out = arena != nullptr ? arena->empty(entry.shape, dtype)
+                                    : at::empty(entry.shape, at::TensorOptions().dtype(dtype));
   const auto* bytes = stored.const_data_ptr<uint8_t>();
   // All block types have 32 or 256 elements a block.
   constexpr int64_t kPart = 8192;
@@ -99,7 +101,9 @@ at::Tensor dequantized(const Entry& entry, const at::Tensor& stored, at::ScalarT
   return out;
 }
 
-at::Tensor values(const Entry& entry, const at::Tensor& stored, at::ScalarType dtype, at::Device device) {
+// arena: for a result that stays; null for one that is only passed on.
+at::Tensor values(const Entry& entry, const at::Tensor& stored, at::ScalarType dtype, at::Device device,
+                  WeightArena* arena) {
   const bool vector = entry.shape.size() == 1;
   const at::ScalarType wanted = vector && device.is_cpu() ? at::kFloat : dtype;
   at::Tensor result;
@@ -109,7 +113,8 @@ at::Tensor values(const Entry& entry, const at::Tensor& stored, at::ScalarType d
                                 entry.type, " ", at::IntArrayRef(entry.shape)));
     result = stored;
   } else {
-    result = dequantized(entry, stored, entry.addend == 0.0 ? wanted : at::kFloat);
+    const bool stays = entry.addend == 0.0 && device.is_cpu();
+    result = dequantized(entry, stored, entry.addend == 0.0 ? wanted : at::kFloat, stays ? arena : nullptr);
   }
   if (entry.addend != 0.0) result = result.to(at::kFloat) + static_cast<float>(entry.addend);
   return result.to(device, wanted).contiguous();
@@ -148,11 +153,13 @@ at::Tensor placed(const BlockForm& form, at::Tensor bytes, int64_t rows, at::Dev
   return bytes.view(form.planes).view({rows, -1});
 }
 
-at::Tensor quantized(const BlockForm& form, const at::Tensor& dense, at::Device device, Activations activations) {
+at::Tensor quantized(const BlockForm& form, const at::Tensor& dense, at::Device device, Activations activations,
+                     WeightArena& arena) {
   const int64_t rows = dense.size(0);
   const int64_t width = dense.size(1);
   const int64_t bytes = row_bytes(form.type, width);
-  at::Tensor out = at::empty({rows * bytes}, at::TensorOptions().dtype(at::kByte));
+  at::Tensor out = device.is_cpu() ? arena.empty({rows * bytes}, at::kByte)
+                                   : at::empty({rows * bytes}, at::TensorOptions().dtype(at::kByte));
   const float* in = dense.const_data_ptr<float>();
   auto* to = out.mutable_data_ptr<uint8_t>();
   at::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
@@ -166,7 +173,7 @@ bool decides_tokens(const std::string& path) { return path == "head" || path.rfi
 
 // The matrix in blocks, or an undefined tensor when it is not to be or cannot be kept so.
 at::Tensor in_blocks(const Entry& entry, const at::Tensor& stored, Quantize quantize, at::Device device,
-                     Activations activations) {
+                     Activations activations, WeightArena& arena) {
   if (quantize == Quantize::kNone || entry.shape.size() != 2 || entry.addend != 0.0) return {};
   if (entry.shape[1] % kQuantBlock != 0) return {};
   const bool eight = quantize == Quantize::kInt8 || decides_tokens(entry.path);
@@ -177,10 +184,10 @@ at::Tensor in_blocks(const Entry& entry, const at::Tensor& stored, Quantize quan
         static_cast<size_t>(stored.numel()) != type_bytes(entry.type, entry.elements())) {
       mismatch(entry.path, text("expected the bytes of ", entry.elements(), " elements of ", entry.type));
     }
-    return placed(form, device.is_cpu() ? stored.clone() : stored.contiguous(), entry.shape[0], device, activations);
+    return placed(form, device.is_cpu() ? arena.empty(stored.sizes(), at::kByte).copy_(stored) : stored.contiguous(), entry.shape[0], device, activations);
   }
   if (quantize == Quantize::kStored) return {};
-  return quantized(kForms[eight ? 0 : 2], values(entry, stored, at::kFloat, at::kCPU), device, activations);
+  return quantized(kForms[eight ? 0 : 2], values(entry, stored, at::kFloat, at::kCPU, nullptr), device, activations, arena);
 }
 
 }  // namespace
@@ -233,16 +240,19 @@ int64_t materialize_weights(torch::jit::Module& root, const std::string& table, 
     const auto [module, name] = locate(entry);
     ++shared[key_of(entry, module.attr(name).toTensor())].uses;
   }
+  WeightArena arena;
   int64_t matrices = 0;
   for (const Entry& entry : entries) {
     auto [module, name] = locate(entry);
     at::Tensor stored = module.attr(name).toTensor();
     Shared& slot = shared[key_of(entry, stored)];
-    if (!slot.result.defined()) {
-      slot.result = in_blocks(entry, stored, quantize, device, activations);
+    const bool first_use = !slot.result.defined();
+    if (first_use) {
+      slot.result = in_blocks(entry, stored, quantize, device, activations, arena);
       matrices += slot.result.defined() ? 1 : 0;
     }
-    if (!slot.result.defined()) slot.result = values(entry, stored, dtype, device);
+    if (!slot.result.defined()) slot.result = values(entry, stored, dtype, device, &arena);
+    if (first_use && slot.result.dim() == 2) slot.result = arena.place(slot.result);
     module.setattr(name, slot.result);
     if (--slot.uses == 0) slot.result.reset();
   }
