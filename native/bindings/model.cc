@@ -54,7 +54,7 @@ void Model::define(Napi::Env env) {
       env, "NativeModel",
       {InstanceAccessor<&Model::info>("info"), InstanceMethod<&Model::extra_file>("extraFile"),
        InstanceMethod<&Model::set_token_bytes>("setTokenBytes"), InstanceMethod<&Model::submit>("submit"),
-       InstanceMethod<&Model::abort>("abort"), InstanceMethod<&Model::acknowledge>("acknowledge"),
+       InstanceMethod<&Model::hold>("hold"), InstanceMethod<&Model::abort>("abort"), InstanceMethod<&Model::acknowledge>("acknowledge"),
        InstanceMethod<&Model::module_tree>("moduleTree"),
        InstanceMethod<&Model::stats>("stats"), InstanceMethod<&Model::dispose>("dispose")});
   EnvData::of(env).model_class = Napi::Persistent(constructor);
@@ -189,6 +189,10 @@ Napi::Value Model::submit(const Napi::CallbackInfo& info) {
 
 void Model::abort(const Napi::CallbackInfo& info) {
   if (engine_ != nullptr && info[0].IsNumber()) engine_->abort(info[0].As<Napi::Number>().Int64Value());
+}
+
+void Model::hold(const Napi::CallbackInfo& info) {
+  if (engine_ != nullptr && info[0].IsBoolean()) engine_->hold(info[0].As<Napi::Boolean>().Value());
 }
 
 void Model::acknowledge(const Napi::CallbackInfo& info) {

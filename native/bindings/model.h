@@ -27,6 +27,7 @@ class Model : public Napi::ObjectWrap<Model> {
   void set_token_bytes(const Napi::CallbackInfo& info);
   Napi::Value submit(const Napi::CallbackInfo& info);
   void abort(const Napi::CallbackInfo& info);
+  void hold(const Napi::CallbackInfo& info);
   void acknowledge(const Napi::CallbackInfo& info);
   Napi::Value module_tree(const Napi::CallbackInfo& info);
   Napi::Value stats(const Napi::CallbackInfo& info);

@@ -30,6 +30,12 @@ int64_t Engine::submit(RequestSpec spec, std::shared_ptr<Sink> sink) {
   return id;
 }
 
+void Engine::hold(bool on) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  held_until_ = on ? Clock::now() + std::chrono::milliseconds(20) : Clock::time_point{};
+  if (!on) wake_.notify_one();
+}
+
 void Engine::abort(int64_t id) {
   std::lock_guard<std::mutex> lock(mutex_);
   aborts_.insert(id);
@@ -112,16 +118,27 @@ bool Engine::load() {
 
 bool Engine::wait_for_work() {
   std::unique_lock<std::mutex> lock(mutex_);
-  wake_.wait(lock, [this] {
-    if (stopping_ || !incoming_.empty() || !aborts_.empty() || !acknowledged_.empty()) return true;
+  const auto held = [this] { return Clock::now() < held_until_; };
+  const auto ready = [&] {
+    if (stopping_ || (!incoming_.empty() && !held()) || !aborts_.empty() || !acknowledged_.empty()) return true;
     return !stalled_ && (!waiting_.empty() || !running_.empty());
-  });
-  for (auto& sequence : incoming_) {
-    sequence->submitted_step = steps_;
-    sequence->served_step = steps_;
-    waiting_.push_back(std::move(sequence));
+  };
+  while (!ready()) {
+    if (incoming_.empty()) {
+      wake_.wait(lock);
+    } else {
+      wake_.wait_until(lock, held_until_);
+    }
   }
-  incoming_.clear();
+  // One that is aborted has to be found, held or not.
+  if (!held() || stopping_ || !aborts_.empty()) {
+    for (auto& sequence : incoming_) {
+      sequence->submitted_step = steps_;
+      sequence->served_step = steps_;
+      waiting_.push_back(std::move(sequence));
+    }
+    incoming_.clear();
+  }
   if (stopping_ || !aborts_.empty()) {
     for (auto* list : {&waiting_, &running_}) {
       for (auto& sequence : *list) {

@@ -49,6 +49,9 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   int64_t submit(RequestSpec spec, std::shared_ptr<Sink> sink);
+  // While held the engine takes in no new requests, so that those which are submitted together start together;
+  // what runs goes on. A hold ends by itself after 20 ms.
+  void hold(bool on);
   void abort(int64_t id);
   // `bytes` of a request's stream of captures were taken; a request that was paused goes on.
   void acknowledge(int64_t id, int64_t bytes);
@@ -152,6 +155,7 @@ class Engine {
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<std::unique_ptr<Sequence>> incoming_;
+  Clock::time_point held_until_{};
   std::unordered_set<int64_t> aborts_;
   std::unordered_map<int64_t, int64_t> acknowledged_;  // bytes, by request
   std::shared_ptr<const TokenBytes> token_bytes_;

@@ -86,7 +86,24 @@ async function unlessAborted(work: void | Promise<void>, signal: AbortSignal | u
   }
 }
 
+const gathering = new WeakSet<NativeModel>();
+
+/**
+ * Requests that are submitted in one turn of the event loop, as a list or as calls that overlap, start together:
+ * else the first ones would run while the last are still being prepared.
+ */
+function gather(native: NativeModel): void {
+  if (gathering.has(native)) return;
+  gathering.add(native);
+  native.hold(true);
+  queueMicrotask(() => {
+    gathering.delete(native);
+    native.hold(false);
+  });
+}
+
 function submit(native: NativeModel, request: NativeRequest, onEvent: (event: NativeEvent) => void): number {
+  gather(native);
   try {
     return native.submit(request, onEvent);
   } catch (error) {

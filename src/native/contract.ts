@@ -28,6 +28,11 @@ export interface NativeModel {
   abort(id: number): void;
   /** Bytes of a request's captures events that have been dealt with. Unknown ids are ignored. */
   acknowledge(id: number, bytes: number): void;
+  /**
+   * While on, new requests wait (20 ms at most), so that those submitted together start in one step; what runs
+   * goes on.
+   */
+  hold(on: boolean): void;
   /** Every submodule path with its class name. */
   moduleTree(): { path: string; type: string }[];
   stats(): NativeStats;
