@@ -184,10 +184,13 @@ at::Tensor in_blocks(const Entry& entry, const at::Tensor& stored, Quantize quan
         static_cast<size_t>(stored.numel()) != type_bytes(entry.type, entry.elements())) {
       mismatch(entry.path, text("expected the bytes of ", entry.elements(), " elements of ", entry.type));
     }
-    return placed(form, device.is_cpu() ? arena.empty(stored.sizes(), at::kByte).copy_(stored) : stored.contiguous(), entry.shape[0], device, activations);
+    const at::Tensor bytes =
+        device.is_cpu() ? arena.empty(stored.sizes(), at::kByte).copy_(stored) : stored.contiguous();
+    return placed(form, bytes, entry.shape[0], device, activations);
   }
   if (quantize == Quantize::kStored) return {};
-  return quantized(kForms[eight ? 0 : 2], values(entry, stored, at::kFloat, at::kCPU, nullptr), device, activations, arena);
+  const at::Tensor dense = values(entry, stored, at::kFloat, at::kCPU, nullptr);
+  return quantized(kForms[eight ? 0 : 2], dense, device, activations, arena);
 }
 
 }  // namespace

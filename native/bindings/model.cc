@@ -54,8 +54,8 @@ void Model::define(Napi::Env env) {
       env, "NativeModel",
       {InstanceAccessor<&Model::info>("info"), InstanceMethod<&Model::extra_file>("extraFile"),
        InstanceMethod<&Model::set_token_bytes>("setTokenBytes"), InstanceMethod<&Model::submit>("submit"),
-       InstanceMethod<&Model::hold>("hold"), InstanceMethod<&Model::abort>("abort"), InstanceMethod<&Model::acknowledge>("acknowledge"),
-       InstanceMethod<&Model::module_tree>("moduleTree"),
+       InstanceMethod<&Model::hold>("hold"), InstanceMethod<&Model::abort>("abort"),
+       InstanceMethod<&Model::acknowledge>("acknowledge"), InstanceMethod<&Model::module_tree>("moduleTree"),
        InstanceMethod<&Model::stats>("stats"), InstanceMethod<&Model::dispose>("dispose")});
   EnvData::of(env).model_class = Napi::Persistent(constructor);
 }

@@ -46,18 +46,4 @@ at::Tensor CallPlan::run(std::vector<c10::IValue> inputs) {
   return slots_[static_cast<size_t>(result_)].toTensor();
 }
 
-int64_t CallPlan::count(const Block& block) {
-  int64_t calls = 0;
-  for (const Step& step : block.steps) {
-    if (step.call) {
-      ++calls;
-      continue;
-    }
-    for (const auto& branch : step.branches) calls += count(*branch);
-  }
-  return calls;
-}
-
-int64_t CallPlan::calls() const { return count(body_); }
-
 }  // namespace chatspace

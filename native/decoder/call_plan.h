@@ -32,7 +32,7 @@ class CallPlan {
   // inputs: those that are not bound, in order. One call at a time. Throws what the operators throw.
   at::Tensor run(std::vector<c10::IValue> inputs);
 
-  int64_t calls() const;        // branches counted with all they hold
+  // Sites that are one call with the norm behind them.
   int64_t fused_sites() const { return fused_sites_; }
 
   // Slots are fixed when the plan is made, so a call is a closure over their numbers.
@@ -55,7 +55,6 @@ class CallPlan {
 
   CallPlan() = default;
   void run_block(const Block& block);
-  static int64_t count(const Block& block);
 
   Block body_;
   std::vector<c10::IValue> slots_;   // known values stand in theirs for good

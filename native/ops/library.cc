@@ -17,7 +17,8 @@ TORCH_LIBRARY(chatspace, m) {
       .def_pickle([](const c10::intrusive_ptr<KVCache>& self) -> std::string { return self->spec(); },
                   [](std::string spec) { return c10::make_intrusive<KVCache>(spec); });
   m.def("embed(Tensor tokens, Tensor weight) -> Tensor", &operators::embed);
-  m.def("add_rms_norm(Tensor delta, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)", &operators::add_rms_norm);
+  m.def("add_rms_norm(Tensor delta, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)",
+        &operators::add_rms_norm);
   m.def("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor", &operators::rms_norm);
   m.def("add_layer_norm(Tensor delta, Tensor residual, Tensor weight, Tensor? bias, float eps) -> (Tensor, Tensor)",
         &operators::add_layer_norm);
@@ -30,7 +31,8 @@ TORCH_LIBRARY(chatspace, m) {
       "gated_mlp(Tensor x, Tensor gate, Tensor up, Tensor down, Tensor? gate_bias, Tensor? up_bias, "
       "Tensor? down_bias, str act) -> Tensor",
       &operators::gated_mlp);
-  m.def("mlp(Tensor x, Tensor up, Tensor? up_bias, Tensor down, Tensor? down_bias, str act) -> Tensor", &operators::mlp);
+  m.def("mlp(Tensor x, Tensor up, Tensor? up_bias, Tensor down, Tensor? down_bias, str act) -> Tensor",
+        &operators::mlp);
 }
 
 }  // namespace chatspace

@@ -30,7 +30,9 @@ TEST(weight_arena_keeps_bits_and_outlives_its_maker) {
   // Nothing overlaps: what one is filled with does not show in another.
   for (at::Tensor& weight : placed) weight.zero_();
   placed[4].fill_(1);
-  for (size_t i = 0; i < placed.size(); ++i) CHECK_THAT(placed[i].count_nonzero().item<int64_t>() == (i == 4 ? placed[4].numel() : 0));
+  for (size_t i = 0; i < placed.size(); ++i) {
+    CHECK_THAT(placed[i].count_nonzero().item<int64_t>() == (i == 4 ? placed[4].numel() : 0));
+  }
 }
 
 TEST(weight_arena_leaves_small_matrices_where_they_are) {

@@ -2,36 +2,18 @@
 // Captures in files: written while the model runs, the same bytes whatever the chunks.
 // Read back by our own readers, and by safetensors and pyarrow where a Python has them.
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { readFileSync } from "node:fs";
 import { tableFromIPC } from "apache-arrow";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { bfloat16ToFloat32, float32ToBfloat16, float32ToFloat16 } from "../../src/formats/half.ts";
 import { readNpy } from "../../src/formats/npy.ts";
 import { readSafetensors } from "../../src/formats/safetensors.ts";
 import { toFloat32, toIntegers } from "../../src/formats/tensor.ts";
 import { SteerModel } from "../../src/model/steer-model.ts";
 import { listModels } from "../../src/model/store.ts";
-import { ensureBuilt } from "../cli/run-cli.ts";
+import { file, model, PROMPTS, SITES } from "./capture-world.ts";
 
-const tokensOf = (length: number, seed: number) =>
-  Int32Array.from({ length }, (_, i) => 3 + ((i * 37 + seed * 101) % 500));
-const PROMPTS = Array.from({ length: 7 }, (_, i) => tokensOf(3 + ((i * 29) % 71), i));
-const SITES = ["embed", 0, 3, "final"] as const;
 const NAMES = ["embed", "layers.0", "layers.3", "final"];
-
-const folder = mkdtempSync(join(tmpdir(), "capture-files-"));
-const file = (name: string) => join(folder, name);
-let model: SteerModel;
-beforeAll(async () => {
-  await ensureBuilt();
-  model = await SteerModel.load("stories260k", { device: "cpu", tokenBudget: 48 });
-}, 120_000);
-afterAll(async () => {
-  await model.dispose();
-  rmSync(folder, { recursive: true });
-});
 
 /** What a file of PROMPTS must hold, from captures that were held to the end, prompt by prompt. */
 async function expected(maxTokens: number, stop: number[] = []) {

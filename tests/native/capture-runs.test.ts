@@ -2,33 +2,16 @@
 // Captures of many prompts in one run, streamed or to a file: in order, in a worker, from the command line, and
 // whole or absent when the run cannot end well.
 import { spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { Worker } from "node:worker_threads";
 import { tableFromIPC } from "apache-arrow";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { SteerModel } from "../../src/model/steer-model.ts";
-import { cli, ensureBuilt } from "../cli/run-cli.ts";
+import { describe, expect, test } from "vitest";
+import { cli } from "../cli/run-cli.ts";
+import { file, folder, model, PROMPTS, SITES } from "./capture-world.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-const tokensOf = (length: number, seed: number) =>
-  Int32Array.from({ length }, (_, i) => 3 + ((i * 37 + seed * 101) % 500));
-const PROMPTS = Array.from({ length: 7 }, (_, i) => tokensOf(3 + ((i * 29) % 71), i));
-const SITES = ["embed", 0, 3, "final"] as const;
-
-const folder = mkdtempSync(join(tmpdir(), "capture-files-"));
-const file = (name: string) => join(folder, name);
-let model: SteerModel;
-beforeAll(async () => {
-  await ensureBuilt();
-  model = await SteerModel.load("stories260k", { device: "cpu", tokenBudget: 48 });
-}, 120_000);
-afterAll(async () => {
-  await model.dispose();
-  rmSync(folder, { recursive: true });
-});
 
 describe("a stream of prompts", () => {
   test("gives all rows of one prompt before the next, its answer last, and ends when it is left", async () => {

@@ -172,6 +172,26 @@ describe("room in the cache", () => {
 });
 
 describe("batches form by themselves", () => {
+  test("a caller that does not return to the event loop does not hold its request up", async () => {
+    await load({ maxBatch: 16 });
+    const before = model.stats().steps;
+    const answer = model.generate(tokensOf(12, 0), { ...fresh, maxTokens: 20 });
+    const start = performance.now();
+    // No await: what ends the hold is the engine's own limit.
+    while (model.stats().steps === before && performance.now() - start < 10_000);
+    expect(model.stats().steps).toBeGreaterThan(before);
+    await answer;
+  });
+
+  test("a request that is aborted in the turn it was submitted in ends", async () => {
+    await load({ maxBatch: 16 });
+    const control = new AbortController();
+    const answer = model.generate(tokensOf(12, 0), { ...fresh, maxTokens: 400, signal: control.signal });
+    control.abort("enough");
+    await expect(answer).rejects.toBe("enough");
+    await expect.poll(() => model.stats().running + model.stats().waiting).toBe(0);
+  });
+
   test.each([
     ["a list of prompts", (prompts: Int32Array[]) => model.generate(prompts, { ...fresh, maxTokens: 20 })],
     [

@@ -2,24 +2,10 @@
 // How calls of SteerModel run and end, on a real (small) model: the same answer streamed and whole, alone and
 // in a batch, clean ends, sampling, chat.
 import { getEventListeners } from "node:events";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { AppliedOperation, GenerateResult } from "../../src/model/results.ts";
+import { describe, expect, test } from "vitest";
 import { SteerModel } from "../../src/model/steer-model.ts";
 import { Deviation } from "./golden.ts";
-
-const PROMPT = "Once upon a time";
-const wave = (seed: number) => Float32Array.from({ length: 64 }, (_, i) => Math.sin(seed + i * 1.7));
-const STEER = [{ layer: 2, vector: wave(1), scale: 1.5 }];
-
-let model: SteerModel;
-beforeAll(async () => {
-  model = await SteerModel.load("stories260k", { device: "cpu" });
-});
-afterAll(() => model?.dispose());
-
-const ids = (result: GenerateResult) => Array.from(result.tokens);
-/** Rows an operation acted on, now or when the prefix that was reused was computed. */
-const acted = ({ rows, reusedRows }: AppliedOperation) => rows + reusedRows;
+import { acted, ids, model, PROMPT, STEER, wave } from "./stories-world.ts";
 
 describe("batches", () => {
   const prompts = ["Once upon a time", "The", "Lily was sad because", "One day, Tim went to the park."];

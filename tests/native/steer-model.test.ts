@@ -1,22 +1,9 @@
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { AppliedOperation, GenerateResult } from "../../src/model/results.ts";
-import { SteerModel } from "../../src/model/steer-model.ts";
+// SPDX-License-Identifier: Apache-2.0
+// The promises of SteerModel on a real (small) model: identity, proof, no cross-talk, captures without a lost row.
+import { describe, expect, test } from "vitest";
 import { SteeringVector } from "../../src/steering/vector.ts";
 import { Deviation } from "./golden.ts";
-
-const PROMPT = "Once upon a time";
-const wave = (seed: number) => Float32Array.from({ length: 64 }, (_, i) => Math.sin(seed + i * 1.7));
-const STEER = [{ layer: 2, vector: wave(1), scale: 1.5 }];
-
-let model: SteerModel;
-beforeAll(async () => {
-  model = await SteerModel.load("stories260k", { device: "cpu" });
-});
-afterAll(() => model?.dispose());
-
-const ids = (result: GenerateResult) => Array.from(result.tokens);
-/** Rows an operation acted on, now or when the prefix that was reused was computed. */
-const acted = ({ rows, reusedRows }: AppliedOperation) => rows + reusedRows;
+import { acted, ids, model, PROMPT, STEER, wave } from "./stories-world.ts";
 
 describe("identity", () => {
   const nothing = {
